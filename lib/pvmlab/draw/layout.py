@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: MIT
+"""Places for the parts of a figure, by Graphviz.
+
+Adds: the DOT source of the panels, one run of dot for all of them, and the
+places it gives. A panel is laid out with everything that any step shows, so
+that nothing moves from step to step.
+Leaves out: drawing (svg.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from html import escape
+
+import graphviz
+
+from ..errors import PvmlabError, SetupError
+from .parts import Box, Edge, Panel, height, width
+
+#: Columns whose boxes keep the order in which they were given.
+IN_ORDER = ("spaces", "forest-vmas", "forest-trees")
+_POINTS = 72  # Graphviz counts node sizes in inches of 72 points; a point is a pixel here
+_BRACKET = 16
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where dot put a panel's parts, in pixels, y downwards.
+
+    boxes: {id: upper left corner}; edges: {id: Bézier points, first the tail}
+    """
+
+    width: float
+    height: float
+    boxes: dict[str, Point]
+    edges: dict[str, tuple[Point, ...]]
+
+
+def dot(panels: Iterable[Panel]) -> str:
+    """Return the DOT source: one digraph for each panel."""
+    return "\n".join(_graph(panel).source for panel in panels if panel.boxes)
+
+
+def _graph(panel: Panel) -> graphviz.Digraph:
+    graph = graphviz.Digraph(panel.name, graph_attr={
+        "rankdir": panel.rankdir, "nodesep": "0.22", "ranksep": str(panel.ranksep), "label": panel.title,
+        "id": panel.name, "margin": "0", "pad": "0", "outputorder": "edgesfirst"},
+        node_attr={"shape": "box", "margin": "0", "fontname": "DejaVu Sans Mono", "fontsize": "12"},
+        edge_attr={"arrowsize": "0.6"})
+    ranks: dict[str, list[Box]] = {}
+    for box in panel.boxes:
+        ranks.setdefault(box.rank, []).append(box)
+    for rank, boxes in ranks.items():
+        with graph.subgraph() as same:
+            if rank:
+                same.attr(rank="same")
+            for box in boxes:
+                _node(same, box)
+            for upper, lower in zip(boxes, boxes[1:]) if rank in IN_ORDER else ():
+                same.edge(upper.id, lower.id, style="invis")
+    crowded = len(ranks.get("frames", ())) > 2
+    for edge in panel.edges:
+        _edge(graph, edge, "3" if crowded else "2")
+    return graph
+
+
+def _node(graph: graphviz.Digraph, box: Box) -> None:
+    wide, heights = width(box), [height(row, box) for row in box.rows]
+    cells = "".join(f'<TR><TD PORT="p{i}" FIXEDSIZE="TRUE" WIDTH="{wide}" HEIGHT="{h}">{_text(row)}</TD></TR>'
+                    for i, (row, h) in enumerate(zip(box.rows, heights)))
+    label = f'<<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="0" CELLPADDING="0">{cells}</TABLE>>'
+    graph.node(box.id, label, id=box.id, **{"class": box.cls}, fixedsize="true",
+               width=f"{wide / _POINTS:.4f}", height=f"{sum(heights) / _POINTS:.4f}")
+
+
+def _text(row) -> str:
+    seen = next(s for s in reversed(row.seen) if s is not None) if any(row.seen) else None
+    return "<BR/>".join(escape(line) for line in seen.lines) if seen and seen.lines else " "
+
+
+def _edge(graph: graphviz.Digraph, edge: Edge, far: str) -> None:
+    style = {"parent": {"style": "dashed", "constraint": "false"}, "walk": {"weight": "8"}, "maps": {"minlen": far},
+             "link": {"arrowhead": "none"}}.get(edge.cls, {})
+    graph.edge(edge.tail[0], edge.head[0], id=edge.id, **{"class": edge.cls}, **style,
+               tailport=edge.tail[1], headport=edge.head[1])
+
+
+def _with_ports(panel: Panel) -> Panel:
+    """Turn row ids into the short port names of the DOT label."""
+    ports = {(box.id, row.id): f"p{i}" for box in panel.boxes for i, row in enumerate(box.rows)}
+
+    def port(end: tuple[str, str], side: str) -> tuple[str, str]:
+        return end[0], f"{ports[end]}:{side}" if end[1] else side
+    edges = []
+    for edge in panel.edges:
+        sides = ("e", "e") if edge.cls == "parent" else ("e", "w") if panel.rankdir == "LR" else ("s", "n")
+        edges.append(edge._replace(tail=port(edge.tail, sides[0]), head=port(edge.head, sides[1])))
+    return replace(panel, edges=tuple(edges))
+
+
+def source(panels: Iterable[Panel]) -> str:
+    """Return what dot is given."""
+    return dot([_with_ports(panel) for panel in panels])
+
+
+def place(panels: Iterable[Panel], text: str) -> dict[str, Placed]:
+    """Run dot once over the source of all panels and read the places it gives."""
+    found = {}
+    graphs = _documents(_run(text)) if text else []
+    for panel, graph in zip([p for p in panels if p.boxes], graphs):
+        found[panel.name] = _placed(graph, panel)
+    return found
+
+
+def _run(text: str) -> str:
+    try:
+        return graphviz.pipe_string("dot", "json0", text, encoding="utf-8", quiet=True)
+    except graphviz.ExecutableNotFound:
+        raise SetupError("no figure could be laid out", "the program dot (Graphviz) is not installed",
+                         "sudo apt-get install -y graphviz") from None
+    except graphviz.CalledProcessError as failed:
+        raise PvmlabError("no figure could be laid out", f"dot failed: {str(failed.stderr)[:300]}",
+                          "report it with the picture's .dot") from failed
+
+
+def _documents(text: str) -> list[dict]:
+    decoder, at, found = json.JSONDecoder(), 0, []
+    while at < len(text):
+        graph, at = decoder.raw_decode(text, at)
+        found.append(graph)
+        at = len(text) if not text[at:].strip() else text.index("{", at)
+    return found
+
+
+def _placed(graph: dict, panel: Panel) -> Placed:
+    _, _, right, top = (float(v) for v in graph["bb"].split(","))
+    sizes = {box.id: (width(box), sum(height(row, box) for row in box.rows)) for box in panel.boxes}
+    boxes = {}
+    for node in graph.get("objects", ()):
+        if "pos" in node:
+            x, y = (float(v) for v in node["pos"].split(","))
+            w, h = sizes[node["name"]]
+            boxes[node["name"]] = (x - w / 2, top - y - h / 2)
+    edges = {edge["id"]: _points(edge["pos"], top) for edge in graph.get("edges", ()) if "pos" in edge and "id" in edge}
+    brackets = _brackets(panel, boxes, edges)
+    low = max([y + sizes[name][1] for name, (_, y) in boxes.items()], default=0)
+    return Placed(right + brackets, max(low, 0), boxes, edges)
+
+
+def _brackets(panel: Panel, boxes: dict[str, Point], edges: dict[str, tuple[Point, ...]]) -> float:
+    """Route edges to parents as brackets right of their column, side by side; return the room they take."""
+    parents = [edge for edge in panel.edges if edge.cls == "parent" and {edge.tail[0], edge.head[0]} <= boxes.keys()]
+    wide = {box.id: width(box) for box in panel.boxes}
+    for i, edge in enumerate(parents):
+        (x0, y0), (x1, y1) = ((boxes[end][0] + wide[end], boxes[end][1] + 12) for end in (edge.tail[0], edge.head[0]))
+        x, down = max(x0, x1) + _BRACKET * (i + 1), 6 * (y1 > y0) - 6 * (y1 <= y0)
+        corners = [(x0, y0 + 8), (x, y0 + 8), (x, y0 + 8 + down), (x, (y0 + y1) / 2), (x, y1 - down), (x, y1),
+                   (x1 + 7, y1)]
+        edges[edge.id] = (*_straight(corners), (x1, y1))
+    return _BRACKET * (len(parents) + 1) if parents else 0
+
+
+def _straight(corners: list[Point]) -> Iterable[Point]:
+    """Bézier points of straight lines from corner to corner."""
+    yield corners[0]
+    for a, b in zip(corners, corners[1:]):
+        yield from (a, b, b)
+
+
+def _points(pos: str, top: float) -> tuple[Point, ...]:
+    """Bézier points from tail to head, then the tip of the arrow (the last point again without one)."""
+    curve, tip, backwards = [], None, False
+    for word in pos.split():
+        *kind, x, y = word.split(",")
+        point = (float(x), top - float(y))
+        if kind:
+            tip, backwards = point, kind == ["s"]  # "s": dot ran the edge from head to tail
+        else:
+            curve.append(point)
+    curve = curve[::-1] if backwards else curve
+    return (*curve, tip or curve[-1])

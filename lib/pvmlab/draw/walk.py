@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: MIT
+"""A reverse-map walk: page → anon_vma → each VMA it visits, hit or miss.
+
+Leaves out: doing the walk (rmap.py); it draws what an RmapWalk says.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Sequence
+
+from ..model import RmapStep, RmapWalk
+from .parts import Box, Edge, Panel, Row, Seen
+
+_FROM = {"anon": "anon_vma", "ksm": "KSM's stable node", "file": "the file's i_mmap", "none": "nothing"}
+
+
+def walk(walks: Sequence[RmapWalk | None], name_of: Callable[[int, int], str]) -> Panel:
+    """Return the panel of one walk seen at several steps; `name_of(step, address)` names the start."""
+    pfn = next(w.pfn for w in walks if w is not None)
+    page = Row("walk-page-row", "head", tuple(w and Seen((f"frame {pfn:#x}",)) for w in walks))
+    start = Row("walk-start-row", "head", tuple(w and Seen((_start(w, name_of(i, w.start)), _count(w)))
+                                                for i, w in enumerate(walks)))
+    visits = [_visit(walks, i) for i in range(max(len(w.steps) for w in walks if w is not None))]
+    visits += [_said(walks, "twice", _twice), _said(walks, "missed", _missed)]
+    rows = [_title(walks), *(row for row in visits if any(row.seen))]
+    quiet = None in walks  # some step has nothing to compare with
+    boxes = (Box("walk-page", "frame", (page,), quiet=quiet), Box("walk-start", "anon_vma", (start,), quiet=quiet),
+             Box("walk-visits", "walk", tuple(rows), chars=40, quiet=quiet))
+    there = tuple(w is not None for w in walks)
+    edges = (Edge("walk-1", "walk", _end("page-row"), _end("start-row"), there, "mapping"),
+             Edge("walk-2", "walk", _end("start-row"), _end("visits-head"), there, "visits"))
+    return Panel("walk", "Reverse-map walk", "how the kernel finds every entry that maps a frame, without "
+                 "looking at all page tables.", boxes, edges, rankdir="TB")
+
+
+def _end(row: str) -> tuple[str, str]:
+    return f"walk-{row.split('-')[0]}", f"walk-{row}"
+
+
+def _start(w: RmapWalk, name: str) -> str:
+    return f"{_FROM[w.via]}{' ' + name if w.via == 'anon' else ''}"
+
+
+def _count(w: RmapWalk) -> str:
+    return f"{len(w.steps)} VMAs visited, {len(w.hits)} hits"
+
+
+def _title(walks: Sequence[RmapWalk | None]) -> Row:
+    return Row("walk-visits-head", "head", tuple(w and Seen(("VMAs in the order of the walk",)) for w in walks))
+
+
+def _visit(walks: Sequence[RmapWalk | None], i: int) -> Row:
+    seen = tuple(_step(w.steps[i], i) if w is not None and i < len(w.steps) else None for w in walks)
+    refs = dict.fromkeys(f"vma-{w.steps[i].vma:x}" for w in walks if w is not None and i < len(w.steps))
+    return Row(f"walk-visit-{i + 1}", "visit", seen, tuple(refs))
+
+
+def _step(step: RmapStep, i: int) -> Seen:
+    names = "/".join(step.tasks) or "nobody"
+    where = f" at {step.address:#x}" if step.address is not None else ""
+    verdict = "HIT" if step.hit else "miss"
+    return Seen((f"{i + 1}. {'●' if step.hit else '○'} {verdict}: {names}{where}", *_wrapped(step.why)),
+                {"": f"{verdict} {names}{where}"})
+
+
+def _wrapped(text: str, chars: int = 44) -> list[str]:
+    return [f"   {line}" for line in textwrap.wrap(text, chars)]
+
+
+def _said(walks: Sequence[RmapWalk | None], name: str, says: Callable[[RmapWalk], tuple[str, ...]]) -> Row:
+    seen = tuple(Seen(lines, {"": " ".join(lines)}) if w is not None and (lines := says(w)) else None for w in walks)
+    return Row(f"walk-{name}", "alarm", seen)
+
+
+def _twice(w: RmapWalk) -> tuple[str, ...]:
+    return tuple(f"‼ the page is mapped twice in {name}" for name in w.twice)
+
+
+def _missed(w: RmapWalk) -> tuple[str, ...]:
+    return tuple(f"‼ not found, yet mapped: {name} at {addr:#x}" for name, addr in w.missed)

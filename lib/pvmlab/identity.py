@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: MIT
+"""Who is who in several snapshots, and what to call them.
+
+Adds: one key for each thing over all steps, its life (what was seen of it at
+each step), and short names for figures and sentences.
+Leaves out: what changed (diff.py).
+
+With the kernel's stamps (`born`), a key is (place, born). Without (born is 0)
+a place that is seen again holds the same thing only on this evidence:
+
+* mm:       the same pgd, and a process that had it still has it
+* VMA:      same mm and file, and the two ranges overlap
+* anon_vma: same root and parent, and its interval tree still holds a VMA it
+            held (or is empty both times)
+* frame:    same kind, mapping and index
+
+Otherwise it is a new thing, with key (place, 0, 1), (place, 0, 2), …
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from typing import NamedTuple
+
+from .model import AnonVma, ChainLink, Mm, Page, Snapshot, Vma
+
+Key = tuple
+
+
+class Life(NamedTuple):
+    """One thing over all steps: what was seen of it, None where it was not there."""
+
+    kind: str
+    key: Key
+    seen: tuple
+
+
+class LinkSeen(NamedTuple):
+    """One anon_vma_chain as seen from both of its lists.
+
+    start, last: page offsets in the interval tree; in_chain: it is in the
+    VMA's same_vma list; in_tree: it is in the anon_vma's interval tree.
+    """
+
+    start: int
+    last: int
+    in_chain: bool
+    in_tree: bool
+
+
+def _same_mm(a: Mm, b: Mm, at: tuple[Snapshot, Snapshot]) -> bool:
+    before, after = ({t.id for t in (*s.tasks, *s.others) if t.mm.addr == a.addr} for s in at)
+    return a.pgd == b.pgd and bool(before & after)
+
+
+def _same_vma(a: Vma, b: Vma, at: tuple[Snapshot, Snapshot]) -> bool:
+    return (a.mm == b.mm and (a.file, a.inode) == (b.file, b.inode)
+            and a.vm_start < b.vm_end and b.vm_start < a.vm_end)
+
+
+def _same_anon_vma(a: AnonVma, b: AnonVma, at: tuple[Snapshot, Snapshot]) -> bool:
+    held, holds = ({link.vma for link in av.tree} for av in (a, b))
+    return (a.root, a.parent) == (b.root, b.parent) and (bool(held & holds) or held == holds)
+
+
+def _same_page(a: Page, b: Page, at: tuple[Snapshot, Snapshot]) -> bool:
+    return (a.kind, a.mapping, a.index) == (b.kind, b.mapping, b.index)
+
+
+def _vmas(snapshot: Snapshot) -> dict[int, Vma]:
+    return {vma.addr: vma for mm in snapshot.mms for vma in mm.vmas}
+
+
+class Identity:
+    """The keys of all mms, VMAs, anon_vmas and frames in a row of snapshots."""
+
+    def __init__(self, snapshots: Iterable[Snapshot]) -> None:
+        self.snapshots = tuple(snapshots)
+        self._found = {
+            "mm": tuple({mm.addr: mm for mm in s.mms} for s in self.snapshots),
+            "vma": tuple(_vmas(s) for s in self.snapshots),
+            "anon_vma": tuple(s.anon_vmas for s in self.snapshots),
+            "page": tuple(s.pages for s in self.snapshots),
+        }
+        same = {"mm": _same_mm, "vma": _same_vma, "anon_vma": _same_anon_vma, "page": _same_page}
+        self._at: dict[tuple[str, int], dict[Key, object]] = {}
+        self._reuse = {kind: self._count_reuse(kind, same[kind]) for kind in same}
+
+    def _count_reuse(self, kind: str, same: Callable) -> list[dict[int, int]]:
+        """For each step: {place: how often it was handed out again}, unstamped places only."""
+        last: dict[int, tuple] = {}
+        steps = []
+        for step, things in enumerate(self._found[kind]):
+            reused = {}
+            for place, thing in things.items():
+                if thing.born:
+                    continue
+                was, count, at = last.get(place, (thing, 0, step))
+                if was is not thing and not same(was, thing, (self.snapshots[at], self.snapshots[step])):
+                    count += 1
+                if count:
+                    reused[place] = count
+                last[place] = (thing, count, step)
+            steps.append(reused)
+        return steps
+
+    def key(self, kind: str, step: int, place: int) -> Key:
+        """Return the key of what lies at a place; (place,) if it was not read."""
+        thing = self._found[kind][step].get(place)
+        if thing is None:
+            return (place,)
+        count = self._reuse[kind][step].get(place)
+        return (place, thing.born, count) if count else (place, thing.born)
+
+    def at(self, kind: str, step: int) -> dict[Key, object]:
+        """Return {key: thing} of one step."""
+        if (kind, step) not in self._at:
+            self._at[kind, step] = self._keyed(kind, step)
+        return self._at[kind, step]
+
+    def _keyed(self, kind: str, step: int) -> dict[Key, object]:
+        reused = self._reuse[kind][step]
+        return {(place, thing.born, reused[place]) if place in reused else (place, thing.born): thing
+                for place, thing in self._found[kind][step].items()}
+
+    def lives(self, kind: str) -> tuple[Life, ...]:
+        """Return the lives of one kind, in order of first appearance."""
+        steps = ([self.links(i) for i in range(len(self.snapshots))] if kind == "link"
+                 else [self.tables(i) for i in range(len(self.snapshots))] if kind == "table"
+                 else [self.at(kind, i) for i in range(len(self.snapshots))])
+        keys = dict.fromkeys(key for step in steps for key in step)
+        return tuple(Life(kind, key, tuple(step.get(key) for step in steps)) for key in keys)
+
+    def links(self, step: int) -> dict[Key, LinkSeen]:
+        """Return {(VMA's key, anon_vma's key): link} of one step."""
+        chains: dict[Key, ChainLink] = {}
+        trees: dict[Key, ChainLink] = {}
+        for vma in self._found["vma"][step].values():
+            chains.update((self._ends(step, link), link) for link in vma.chain)
+        for anon_vma in self._found["anon_vma"][step].values():
+            trees.update((self._ends(step, link), link) for link in anon_vma.tree)
+        return {ends: LinkSeen(link.start, link.last, ends in chains, ends in trees)
+                for ends, link in (chains | trees).items()}
+
+    def _ends(self, step: int, link: ChainLink) -> Key:
+        return self.key("vma", step, link.vma), self.key("anon_vma", step, link.anon_vma)
+
+    def tables(self, step: int) -> dict[Key, object]:
+        """Return {(mm's key, level, physical address, start): Table} of one step."""
+        return {(self.key("mm", step, mm.addr), t.level, t.phys, t.start): t
+                for mm in self.snapshots[step].mms for t in mm.tables}
+
+    # What to call them
+
+    @cached_property
+    def mm_names(self) -> dict[Key, str]:
+        """Name each mm after the processes that used it first."""
+        names: dict[Key, str] = {}
+        for step, snapshot in enumerate(self.snapshots):
+            for mm in snapshot.mms:
+                names.setdefault(self.key("mm", step, mm.addr), "/".join(snapshot.users(mm.addr)))
+        return names
+
+    @cached_property
+    def anon_vma_names(self) -> dict[Key, str]:
+        """Name each anon_vma after the first process with a VMA whose ->anon_vma it is."""
+        owners: dict[Key, str] = {}
+        for step, snapshot in enumerate(self.snapshots):
+            fresh = [k for k in self.at("anon_vma", step) if k not in owners]
+            owned = self._owners(step, snapshot)
+            owners.update((key, owned.get(key, "unowned")) for key in fresh)
+        return _numbered(owners)
+
+    def _owners(self, step: int, snapshot: Snapshot) -> dict[Key, str]:
+        found: dict[Key, str] = {}
+        for task in (*snapshot.tasks, *snapshot.others):
+            for vma in task.mm.vmas:
+                if vma.anon_vma is not None:
+                    found.setdefault(self.key("anon_vma", step, vma.anon_vma.addr), task.name)
+        return found
+
+
+def _numbered(owners: dict[Key, str]) -> dict[Key, str]:
+    total, used = Counter(owners.values()), Counter()
+    names = {}
+    for key, owner in owners.items():
+        used[owner] += 1
+        names[key] = f"av·{owner}" + (f"·{used[owner]}" if total[owner] > 1 else "")
+    return names

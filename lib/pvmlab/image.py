@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: MIT
+"""The bundled image: kernels, initramfs and debug information as files to use.
+
+Adds: finding `vm-image/prebuilt`, checking it against its manifest, unpacking
+it once into the user's cache.
+Leaves out: making it (vm-image/build) and running it (vm.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import lzma
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import ImageError, SetupError, UsageError
+
+#: What `manifest.json` calls the layout this module understands.
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Image:
+    """One kernel of the bundle with what belongs to it, ready to be opened.
+
+    name: "v2", …; release: what uname -r says; vmlinux, initramfs, debug:
+    unpacked files; digest: sha256 over the three, names a saved machine;
+    symbols: virtual addresses from which a reader starts.
+    """
+
+    name: str
+    release: str
+    vmlinux: Path
+    initramfs: Path
+    debug: Path
+    digest: str
+    symbols: dict[str, int]
+
+
+def root() -> Path:
+    """Return the top of the checkout (PVMLAB_ROOT, or found from this file)."""
+    return Path(os.environ.get("PVMLAB_ROOT") or Path(__file__).resolve().parents[2])
+
+
+def prebuilt() -> Path:
+    """Return the directory of the bundled image (PVMLAB_IMAGE, or vm-image/prebuilt)."""
+    return Path(os.environ.get("PVMLAB_IMAGE") or root() / "vm-image" / "prebuilt")
+
+
+def cache() -> Path:
+    """Return this user's cache directory, made private (0700) if it was not there.
+
+    PVMLAB_CACHE, else XDG_CACHE_HOME/pvmlab, else ~/.cache/pvmlab. Raises
+    SetupError when it cannot be made or written.
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    path = Path(os.environ.get("PVMLAB_CACHE") or Path(base) / "pvmlab")
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError("it is not writable")
+    except OSError as e:
+        raise SetupError(f"no room for unpacked images in {path}", str(e),
+                         "set PVMLAB_CACHE to a directory you may write to") from e
+    return path
+
+
+def manifest() -> dict:
+    """Read the bundle's manifest. Raises ImageError when it is missing, damaged or of another format."""
+    path = prebuilt() / "manifest.json"
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError as e:
+        raise ImageError(f"no image in {path.parent}", "manifest.json is not there",
+                         "run `make image`, or unset PVMLAB_IMAGE") from e
+    except (OSError, ValueError) as e:
+        raise ImageError(f"cannot read {path}", str(e), "git checkout vm-image/prebuilt, or `make image`") from e
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise ImageError(f"{path} is of another version", f"this pvmlab reads format {FORMAT}",
+                         "use the image and the library of one checkout, or `make image`")
+    return found
+
+
+def kernels() -> tuple[str, ...]:
+    """Return the names of the bundled kernels."""
+    return tuple(manifest()["kernels"])
+
+
+def image(kernel: str) -> Image:
+    """Return a bundled kernel, unpacked.
+
+    Raises UsageError for a name that is not bundled, ImageError for a file
+    that is missing or damaged, SetupError when there is no room for it.
+    """
+    bundle = manifest()
+    if kernel not in bundle["kernels"]:
+        raise UsageError(f"no kernel is called {kernel!r}", f"bundled are {', '.join(bundle['kernels'])}",
+                         'Lab(kernel="v2")')
+    about = bundle["kernels"][kernel]
+    names = {part: about[part] for part in ("vmlinux", "initramfs", "debug")}
+    paths = {part: _unpacked(name, bundle["files"][name]) for part, name in names.items()}
+    sums = "".join(bundle["files"][name]["sha256"] for name in names.values())
+    return Image(kernel, about["release"], digest=hashlib.sha256(sums.encode()).hexdigest(),
+                 symbols=about["symbols"], **paths)
+
+
+def _unpacked(name: str, about: dict) -> Path:
+    """Return the unpacked form of one bundled file, from the cache or made now."""
+    target = cache() / f"{about['sha256'][:16]}-{name.removesuffix('.xz')}"
+    if not (target.exists() and target.stat().st_size == about["unpacked_size"]):
+        data = _checked(prebuilt() / name, about)
+        write_whole(target, lzma.decompress(data) if name.endswith(".xz") else data)
+    return target
+
+
+def _checked(path: Path, about: dict) -> bytes:
+    """Read a bundled file and hold it against the manifest."""
+    try:
+        data = path.read_bytes()
+    except OSError as e:
+        raise ImageError(f"cannot read {path}", str(e), "git checkout vm-image/prebuilt, or `make image`") from e
+    if hashlib.sha256(data).hexdigest() != about["sha256"]:
+        raise ImageError(f"{path} is damaged", f"its sha256 is not the manifest's ({len(data)} bytes)",
+                         "git checkout vm-image/prebuilt, or `make image`")
+    return data
+
+
+def write_whole(target: Path, data: bytes) -> None:
+    """Write a file so that others see all of it or nothing. Raises SetupError when there is no room."""
+    handle, part = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "wb") as f:
+            f.write(data)
+        os.replace(part, target)
+    except OSError as e:
+        with contextlib.suppress(OSError):
+            os.unlink(part)
+        raise SetupError(f"cannot write {target}", e.strerror or str(e),
+                         "make room there, or set PVMLAB_CACHE to another directory") from e

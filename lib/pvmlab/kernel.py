@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: MIT
+"""The kernel's own structures, read from outside: tasks, mms, VMAs, anon_vmas.
+
+Adds: one reader a structure, with the kernel's names; drgn and the image's
+debug information say where each member lies.
+Leaves out: page tables and struct pages (pagetable.py), the reverse map
+(rmap.py), one consistent picture of all (look.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+import drgn
+from drgn import Object, Program
+from drgn.helpers.linux.list import list_for_each_entry
+from drgn.helpers.linux.mm import for_each_vma, vm_memory_committed, vma_name
+from drgn.helpers.linux.cpumask import for_each_online_cpu
+from drgn.helpers.linux.percpu import per_cpu, percpu_counter_sum
+from drgn.helpers.linux.rbtree import rbtree_inorder_for_each_entry
+
+from ._walk import ffi
+from .errors import ImageError
+from .memory import Memory
+from .model import AnonVma, ChainLink, Vma
+
+#: include/linux/mm.h: VM_*. Macros leave no trace in debug information, so they stand here, and the
+#: tests hold them against the VmFlags line of /proc/PID/smaps.
+VM_FLAGS = {
+    0: "READ", 1: "WRITE", 2: "EXEC", 3: "SHARED", 4: "MAYREAD", 5: "MAYWRITE", 6: "MAYEXEC", 7: "MAYSHARE",
+    8: "GROWSDOWN", 9: "UFFD_MISSING", 10: "PFNMAP", 12: "UFFD_WP", 13: "LOCKED", 14: "IO", 15: "SEQ_READ",
+    16: "RAND_READ", 17: "DONTCOPY", 18: "DONTEXPAND", 19: "LOCKONFAULT", 20: "ACCOUNT", 21: "NORESERVE",
+    22: "HUGETLB", 23: "SYNC", 25: "WIPEONFORK", 26: "DONTDUMP", 27: "SOFTDIRTY", 28: "MIXEDMAP", 29: "HUGEPAGE",
+    30: "NOHUGEPAGE", 31: "MERGEABLE", 32: "PKEY_BIT0", 33: "PKEY_BIT1", 34: "PKEY_BIT2", 35: "PKEY_BIT3",
+    37: "SHADOW_STACK", 38: "UFFD_MINOR", 40: "DROPPABLE", 63: "SEALED",
+}
+#: arch/x86/include/asm/page_64_types.h: where the kernel's image is mapped, without KASLR.
+_START_KERNEL_MAP = 0xFFFFFFFF80000000
+#: arch/x86/include/asm/sparsemem.h: a section of the memory map spans 2^27 bytes.
+_PFNS_PER_SECTION = 1 << (27 - 12)
+#: include/linux/mm_types.h: the order of mm->rss_stat.
+_RSS = ("rss_file", "rss_anon", "swapents", "rss_shmem")
+
+
+class Kernel:
+    """One kernel's debug information, pointed at the memory of a machine that runs it.
+
+    debug: ELF file with symbols and DWARF; symbols: virtual addresses of
+    init_top_pgt, vmcoreinfo_data and vmcoreinfo_size (from the manifest).
+    Raises ImageError when they do not fit each other. Loading takes some 0.2 s,
+    so one Kernel serves all machines of an image, one after the other: at().
+
+    prog: the drgn Program, for probes of one's own: lab.kernel.prog["init_mm"].
+    """
+
+    def __init__(self, debug: Path, symbols: dict[str, int], memory: Memory) -> None:
+        self.memory = memory
+        self.pgd = symbols["init_top_pgt"] - _START_KERNEL_MAP
+        self.prog = Program(drgn.Platform(drgn.Architecture.X86_64, drgn.PlatformFlags.IS_64_BIT
+                                          | drgn.PlatformFlags.IS_LITTLE_ENDIAN))
+        self.prog.add_memory_segment(0, 1 << 52, self._read, physical=True)
+        self.prog.set_linux_kernel_custom(self._vmcoreinfo(symbols), True)
+        try:
+            self.prog.load_debug_info([str(debug)], main=True)
+            self.layout = _layout(self)
+        except (LookupError, drgn.MissingDebugInfoError) as e:
+            raise ImageError(f"the debug information in {debug} does not fit the kernel", str(e).splitlines()[0],
+                             "git checkout vm-image/prebuilt, or `make image`") from e
+        self.page_flags, self.anon_page_flags = _page_flags(self.prog)
+
+    def at(self, memory: Memory) -> Kernel:
+        """Point it at another machine of the same image, or at the same one after it ran."""
+        self.memory = memory
+        self.prog.cache.clear()  # what drgn's helpers remembered of the machine before
+        return self
+
+    def _read(self, address: int, count: int, offset: int, physical: bool) -> bytes:
+        return self.memory.read(address, count)
+
+    def _vmcoreinfo(self, symbols: dict[str, int]) -> bytes:
+        """Read what the kernel says of itself (kernel/vmcore_info.c)."""
+        page = self._word(symbols["vmcoreinfo_data"])
+        text = self.memory.translate(self.pgd, page) if page else None
+        if text is None:
+            raise ImageError("the kernel in memory is not the image's", "there is no vmcoreinfo where it should be",
+                             "start a new Lab; if it comes again, `make image`")
+        return self.memory.read(text, self._word(symbols["vmcoreinfo_size"]))
+
+    def _word(self, address: int) -> int:
+        return self.memory.u64(address - _START_KERNEL_MAP)
+
+    # --- processes ---
+
+    def tasks(self) -> Iterator[Object]:
+        """Yield the thread group leaders that have user memory (init_task.tasks, include/linux/sched/signal.h)."""
+        for task in list_for_each_entry("struct task_struct", self.prog["init_task"].tasks.address_of_(), "tasks"):
+            if task.mm:
+                yield task
+
+    def threads(self, task: Object) -> tuple[int, ...]:
+        """Return the thread ids of a process, oldest first (signal->thread_head)."""
+        head = task.signal.thread_head.address_of_()
+        return tuple(t.pid.value_() for t in list_for_each_entry("struct task_struct", head, "thread_node"))
+
+    def mm_counters(self, mm: Object) -> dict[str, int]:
+        """Return what the mm counts of itself, in pages, VMAs (map_count) or bytes (pgtables_bytes).
+
+        mm->rss_stat are percpu counters: summed here over every CPU.
+        """
+        counts = {name: getattr(mm, name).value_() for name in ("total_vm", "locked_vm", "data_vm", "exec_vm", "stack_vm")}
+        counts |= {"pinned_vm": mm.pinned_vm.counter.value_(), "map_count": mm.map_count.value_(),
+                   "pgtables_bytes": mm.pgtables_bytes.counter.value_()}
+        return counts | {name: percpu_counter_sum(mm.rss_stat[i].address_of_()) for i, name in enumerate(_RSS)}
+
+    # --- locks ---
+
+    def rwsem(self, sem: Object) -> str:
+        """Say who holds a rw_semaphore: "", "read" or "write" (kernel/locking/rwsem.c, RWSEM_WRITER_LOCKED)."""
+        count = sem.count.counter.value_()
+        return "write" if count & 1 else "read" if count >> 8 > 0 else ""
+
+    # --- VMAs and anon_vmas ---
+
+    def vma(self, vma: Object, anon_vmas: dict[int, AnonVma]) -> Vma:
+        """Read one vm_area_struct; `anon_vmas` is filled with all that its chain leads to."""
+        flags = vma.vm_flags.value_()
+        chain = tuple(self._links(vma))
+        for link in chain:
+            self._anon_vma_into(anon_vmas, link.anon_vma)
+        file, own = vma.vm_file.read_(), vma.anon_vma.value_()
+        dev, inode, mapping = _file(file) if file else ("00:00", 0, 0)
+        return Vma(vma.value_(), self.born(vma), vma.vm_mm.value_(), vma.vm_start.value_(), vma.vm_end.value_(), flags,
+                   flag_names(flags), vma.vm_pgoff.value_(), vma_name(vma).decode(errors="replace"),
+                   self._anon_vma_into(anon_vmas, own) if own else None, chain, mapping, dev, inode)
+
+    def vmas(self, mm: Object) -> Iterator[Object]:
+        """Yield the VMAs of an mm in address order (mm->mm_mt)."""
+        return for_each_vma(mm)
+
+    def _links(self, vma: Object) -> Iterator[ChainLink]:
+        """Yield a VMA's chain, newest first (vma->anon_vma_chain, linked by same_vma)."""
+        head = vma.anon_vma_chain.address_of_()
+        for avc in list_for_each_entry("struct anon_vma_chain", head, "same_vma"):
+            yield _link(avc)
+
+    def _anon_vma_into(self, known: dict[int, AnonVma], address: int) -> AnonVma:
+        """Read an anon_vma and everything above it into `known`; return it."""
+        if address in known:
+            return known[address]
+        known[address] = self.anon_vma(address)
+        for above in (known[address].parent, known[address].root):
+            if above:
+                self._anon_vma_into(known, above)
+        return known[address]
+
+    def anon_vma(self, address: int) -> AnonVma:
+        """Read one struct anon_vma and its interval tree (anon_vma->rb_root, by vm_pgoff)."""
+        av = Object(self.prog, "struct anon_vma", address=address)
+        tree = rbtree_inorder_for_each_entry("struct anon_vma_chain", av.rb_root.rb_root.address_of_(), "rb")
+        return AnonVma(address, self.born(av.address_of_()), av.root.value_(), av.parent.value_(),
+                       av.refcount.counter.value_(), av.num_children.value_(), av.num_active_vmas.value_(),
+                       tuple(_link(avc) for avc in tree), bool(self.rwsem(av.root.rwsem)))
+
+    def file_tree(self, mapping: int) -> tuple[int, ...]:
+        """Return the VMAs of a file, in the order of its i_mmap tree (fs/inode.c, struct address_space)."""
+        root = Object(self.prog, "struct address_space", address=mapping).i_mmap.rb_root.address_of_()
+        return tuple(v.value_() for v in rbtree_inorder_for_each_entry("struct vm_area_struct", root, "shared.rb"))
+
+    # --- stamps ---
+
+    def born(self, pointer: Object) -> int:
+        """Return when SLUB handed an object out, in jiffies; 0 without stamps (mm/slub.c, struct track).
+
+        The track lies behind the object, where get_info_end() says.
+        """
+        at = self._tracks.get(pointer.type_.type.tag)
+        return self.memory_at(pointer.value_() + at) if at else 0
+
+    def memory_at(self, address: int) -> int:
+        """Return the 64-bit word at a kernel virtual address; 0 where nothing is mapped."""
+        phys = self.memory.translate(self.pgd, address)
+        return self.memory.u64(phys) if phys is not None else 0
+
+    @property
+    def release(self) -> str:
+        """What uname -r says in the guest."""
+        return self.prog["UTS_RELEASE"].string_().decode()
+
+    def zero_frames(self) -> tuple[int, int]:
+        """Return the frames of the zero page and of the huge zero page (-1: not allocated)."""
+        huge = self.prog["huge_zero_pfn"].value_()
+        return self.prog["zero_pfn"].value_(), -1 if huge >= 1 << 52 else huge
+
+    @property
+    def jiffies(self) -> int:
+        return self.prog["jiffies_64"].value_() & (1 << 64) - 1
+
+    @property
+    def _tracks(self) -> dict[str, int]:
+        """Offset of the allocation stamp behind an object, by the struct's name; only caches that keep tracks."""
+        if "pvmlab_tracks" not in self.prog.cache:
+            self.prog.cache["pvmlab_tracks"] = dict(_find_tracks(self.prog))
+        return self.prog.cache["pvmlab_tracks"]
+
+    # --- the machine's counters ---
+
+    def counters(self) -> dict[str, int]:
+        """Return vm_event and zone and node counters by their names in /proc/vmstat, and Committed_AS in pages."""
+        return {"Committed_AS": vm_memory_committed(self.prog), **_events(self.prog), **_zone_counters(self.prog)}
+
+
+# --- single structures ------------------------------------------------------------------------------------------------
+
+def flag_names(vm_flags: int) -> tuple[str, ...]:
+    """Return the names of vm_flags' bits, lowest first."""
+    return tuple(name for bit, name in VM_FLAGS.items() if vm_flags >> bit & 1)
+
+
+def _link(avc: Object) -> ChainLink:
+    """Read one anon_vma_chain; start and last as avc_start_pgoff() and avc_last_pgoff() (mm/interval_tree.c)."""
+    vma = avc.vma.read_()
+    start, pages = vma.vm_pgoff.value_(), (vma.vm_end.value_() - vma.vm_start.value_()) >> 12
+    return ChainLink(avc.value_(), vma.value_(), avc.anon_vma.value_(), start, start + pages - 1)
+
+
+def _file(file: Object) -> tuple[str, int, int]:
+    """Return ("major:minor", inode number, kernel address of the address_space) of a struct file."""
+    inode = file.f_inode.read_()
+    dev = inode.i_sb.s_dev.value_()
+    return f"{dev >> 20:02x}:{dev & 0xFFFFF:02x}", inode.i_ino.value_(), file.f_mapping.value_()
+
+
+def _find_tracks(prog: Program) -> Iterator[tuple[str, int]]:
+    """Yield (struct name, offset of track.when) for each slab cache that has SLAB_STORE_USER set."""
+    store_user = 1 << prog.constant("_SLAB_STORE_USER").value_()
+    when = prog.type("struct track").member("when").bit_offset // 8
+    for s in list_for_each_entry("struct kmem_cache", prog["slab_caches"].address_of_(), "list"):
+        if s.flags.value_() & store_user:
+            outside = s.offset.value_() >= s.inuse.value_()
+            yield s.name.string_().decode(), s.inuse.value_() + (8 if outside else 0) + when
+
+
+def _events(prog: Program) -> dict[str, int]:
+    names = {v: n for n, v in prog.type("enum vm_event_item").enumerators if n != "NR_VM_EVENT_ITEMS"}
+    states = [per_cpu_struct.event for per_cpu_struct in _per_cpu(prog, "vm_event_states")]
+    return {name.lower(): sum(int(s[i]) for s in states) & (1 << 64) - 1 for i, name in names.items()}
+
+
+def _per_cpu(prog: Program, name: str) -> list[Object]:
+    return [per_cpu(prog[name], cpu).read_() for cpu in for_each_online_cpu(prog)]
+
+
+def _zone_counters(prog: Program) -> dict[str, int]:
+    """vm_node_stat and vm_zone_stat: what is flushed from the CPUs' own differences (mm/vmstat.c)."""
+    wanted = {"vm_node_stat": "enum node_stat_item", "vm_zone_stat": "enum zone_stat_item"}
+    found = {}
+    for array, enum in wanted.items():
+        values = prog[array].read_()
+        names = {v: n for n, v in prog.type(enum).enumerators if v < len(values)}
+        found |= {name.lower(): values[i].counter.value_() for i, name in names.items()}
+    return found
+
+
+def _page_flags(prog: Program) -> tuple[dict[int, str], dict[int, str]]:
+    """Return {bit: name} of page->flags, for any page and for anonymous ones.
+
+    Several names share a bit (include/linux/page-flags.h): the first is the
+    general one; two of the owner's bits mean something on anonymous memory.
+    """
+    names: dict[int, str] = {}
+    every = prog.type("enum pageflags").enumerators
+    for name, bit in every[:[name for name, _ in every].index("__NR_PAGEFLAGS")]:
+        names[bit] = name.removeprefix("PG_")
+    aliases = {bit: name.removeprefix("PG_") for name, bit in every if name in ("PG_swapcache", "PG_anon_exclusive")}
+    return names, names | aliases
+
+
+def _layout(kernel: Kernel) -> object:
+    """Collect for walk.c where the members of struct page, folio and page_ext lie."""
+    prog = kernel.prog
+    def off(type_name: str, member: str) -> int:
+        return drgn.offsetof(prog.type(type_name), member)
+    bits = {name: bit for name, bit in prog.type("enum pageflags").enumerators}
+    layout = ffi.new("struct pvm_layout *", dict(
+        kernel_pgd=kernel.pgd, vmemmap=prog["vmemmap"].value_(), page_size=drgn.sizeof(prog.type("struct page")),
+        flags=off("struct page", "flags"), mapping=off("struct page", "mapping"), index=off("struct page", "index"),
+        refcount=off("struct page", "_refcount"), mapcount=off("struct page", "_mapcount"),
+        compound_head=off("struct page", "compound_head"), entire_mapcount=off("struct folio", "_entire_mapcount"),
+        folio_order=off("struct folio", "_flags_1"), head_bit=bits["PG_head"],
+        exclusive_bit=bits["PG_anon_exclusive"]))
+    _stamps_into(layout, prog, off)
+    return layout
+
+
+def _stamps_into(layout, prog: Program, off) -> None:
+    """Add where page_owner keeps its stamps, if it was switched on (mm/page_owner.c)."""
+    if not prog["page_owner_inited"].key.enabled.counter.value_():
+        return
+    layout.ext_size = prog["page_ext_size"].value_()
+    layout.ext_stamp = prog["page_owner_ops"].offset.value_() + off("struct page_owner", "ts_nsec")
+    layout.ext_sections = prog["mem_section"][0].value_()
+    layout.ext_section_size = drgn.sizeof(prog.type("struct mem_section"))
+    layout.ext_in_section = off("struct mem_section", "page_ext")
+    layout.pfns_per_section = _PFNS_PER_SECTION

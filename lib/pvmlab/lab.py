@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: MIT
+"""The lab: one machine, its tasks, and looking at both.
+
+Adds: Lab, the one object a lesson starts from, which ties machine, guest and
+readers together and ends them together.
+Leaves out: how each of them works.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+from . import vm
+from .errors import MachineTimeout, UsageError
+from .guest import Guest, Task
+from .kernel import Kernel
+from .look import look
+from .memory import Memory
+from .model import Snapshot
+
+#: How often look() lets the machine run on because a lock was held, and for how many milliseconds.
+_TRIES, _A_LITTLE = 50, 2
+
+
+class Lab:
+    """A pristine booted machine with a patched kernel.
+
+    kernel: "v2"; cpus: 1 to 4; ram: MiB; icount: one CPU with QEMU's
+    instruction counting. Raises UsageError for what cannot be, SetupError when
+    this computer lacks something, ImageError when the image is missing or
+    damaged, MachineDied or MachineTimeout when the machine does not come up.
+
+    The machine runs only while a task is told to do something. It ends with
+    close(), with the `with` block, when the Lab is forgotten, when the cell
+    that made it is run again, and with the process.
+    """
+
+    def __init__(self, kernel: str = "v2", *, cpus: int | None = None, ram: int = 128, icount: bool = False,
+                 append: str = "") -> None:
+        cpus = (1 if icount else 2) if cpus is None else cpus
+        self.config = vm.Config(kernel, cpus, ram, icount, append)
+        _close_predecessors(self)
+        self.machine = vm.machine(self.config, lambda machine: Guest(machine))
+        self._finish = weakref.finalize(self, self.machine.close, "its Lab is gone")
+        try:
+            self.guest = Guest(self.machine, series=kernel)
+            self._memory = Memory(self.machine.ram)
+        except BaseException:
+            self.close()
+            raise
+
+    # --- tasks ---
+
+    def task(self, name: str, cgroup: str | None = None) -> Task:
+        """Start one process in the guest and return the hand that moves it."""
+        return self.guest.spawn(name, cgroup)
+
+    def tasks(self, *names: str) -> tuple[Task, ...]:
+        """Start several processes, in this order."""
+        if not names:
+            raise UsageError("tasks() without a name", "each process needs one", 'lab.tasks("server", "consumer")')
+        return tuple(self.task(name) for name in names)
+
+    # --- looking ---
+
+    @property
+    def kernel(self) -> Kernel:
+        """The kernel's structures for probes of one's own: lab.kernel.prog["init_mm"]."""
+        self.machine.settle()
+        self.machine.check()
+        return _kernel(self.machine.image.debug, vm.command_line(self.config), _Symbols(self.machine.image.symbols),
+                       self._memory).at(self._memory)
+
+    def look(self, label: str = "", *, inside: bool = False) -> Snapshot:
+        """Read the kernel's state from its memory, with the machine standing still.
+
+        A stop can land in the middle of an update: while a lock is held, the
+        machine runs on a little and stops again. inside=True takes what is
+        there; Snapshot.held says what was locked. Raises MachineTimeout when a
+        lock stays held (a call that sleeps with it, or a deadlock).
+        """
+        for _ in range(_TRIES):
+            kernel = self.kernel
+            seen = look(kernel, self.guest.names, label)
+            if inside or not (seen.held or _just_born(seen, kernel.jiffies)):
+                return seen
+            self.run_for(_A_LITTLE)
+        if seen.held:
+            raise MachineTimeout("the machine does not come to rest", f"held: {', '.join(seen.held)}",
+                                 "look(inside=True) shows it as it is", console=self.machine.console())
+        return seen
+
+    # --- the machine's settings, by name ---
+
+    def swap(self, size: int) -> None:
+        """Give the guest a swap area of `size` bytes on zram (compressed memory)."""
+        self.guest.zram_swap(size)
+
+    def memory_max(self, cgroup: str, size: int | None) -> str:
+        """Make a cgroup with a memory limit in bytes (None: no limit); return its directory for task(cgroup=)."""
+        path = f"/sys/fs/cgroup/{cgroup}"
+        self.guest.write_file("/sys/fs/cgroup/cgroup.subtree_control", "+memory")
+        with contextlib.suppress(Exception):
+            self.guest.mkdir(path)
+        self.guest.write_file(f"{path}/memory.max", "max" if size is None else str(size))
+        return path
+
+    def thp(self, when: str) -> None:
+        """Set when anonymous memory gets huge pages: "always", "madvise" or "never"."""
+        self.guest.write_file("/sys/kernel/mm/transparent_hugepage/enabled", when)
+
+    def ksm(self, run: bool, pages_to_scan: int = 10000, sleep_ms: int = 0) -> None:
+        """Start or stop KSM's scanner."""
+        base = "/sys/kernel/mm/ksm"
+        self.guest.write_file(f"{base}/pages_to_scan", str(pages_to_scan))
+        self.guest.write_file(f"{base}/sleep_millisecs", str(sleep_ms))
+        self.guest.write_file(f"{base}/run", "1" if run else "0")
+
+    # --- the machine itself ---
+
+    def run_for(self, ms: float) -> None:
+        """Let the guest run for so many milliseconds of the host's time."""
+        self.machine.run_for(ms)
+
+    def console(self, lines: int = 15) -> str:
+        """Return the last lines the guest's kernel printed."""
+        return self.machine.console(lines)
+
+    def close(self) -> None:
+        """End the machine. Closing twice is harmless."""
+        self._finish()
+
+    def __enter__(self) -> Lab:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "running" if self._finish.alive else "closed"
+        return f"<Lab {self.config.kernel}: {self.config.cpus} CPUs, {self.config.ram} MiB, {self.machine.accel}, {state}>"
+
+
+def _just_born(seen: Snapshot, now: int) -> bool:
+    """Whether something got its stamp in this very jiffy, so that its successor could get the same one."""
+    stamps = [x.born for mm in seen.mms for x in (mm, *mm.vmas)] + [av.born for av in seen.anon_vmas.values()]
+    return max(stamps, default=0) & (1 << 32) - 1 >= now & (1 << 32) - 1 > 0
+
+
+class _Symbols(dict):
+    """A few symbols as a cache key: they are fixed by the image."""
+
+    def __hash__(self) -> int:
+        return hash(tuple(sorted(self.items())))
+
+
+@lru_cache(maxsize=4)
+def _kernel_of(debug: Path, command_line: str, symbols: _Symbols) -> list[Kernel]:
+    return []
+
+
+def _kernel(debug: Path, command_line: str, symbols: _Symbols, memory: Memory) -> Kernel:
+    """Return the readers for an image; its debug information is loaded once a process."""
+    slot = _kernel_of(debug, command_line, symbols)
+    if not slot:
+        slot.append(Kernel(debug, symbols, memory))
+    return slot[0]
+
+
+# --- one cell, one machine --------------------------------------------------------------------------------------------
+
+_made_by_cell: dict[str, tuple[int, list[weakref.ref]]] = {}
+
+
+def _close_predecessors(lab: Lab) -> None:
+    """Close the labs that an earlier run of the same notebook cell made, and note this one."""
+    cell = _cell()
+    if cell is None:
+        return
+    name, run = cell
+    earlier_run, labs = _made_by_cell.get(name, (run, []))
+    if earlier_run != run:
+        for ref in labs:
+            if (old := ref()) is not None and hasattr(old, "_finish"):
+                old.close()
+        labs = []
+    _made_by_cell[name] = (run, [*labs, weakref.ref(lab)])
+
+
+def _cell() -> tuple[str, int] | None:
+    """Return the running notebook cell's id and how often anything ran, or None outside a notebook."""
+    try:
+        shell = get_ipython()  # type: ignore[name-defined]
+        return shell.parent_header["metadata"]["cellId"], shell.execution_count
+    except (NameError, KeyError, TypeError, AttributeError):
+        return None

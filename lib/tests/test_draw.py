@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: MIT
+"""draw, on made-up worlds: what is shown, where, and that text says the same."""
+
+from __future__ import annotations
+
+import re
+import time
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+
+import graphviz
+import pytest
+import worlds
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pvmlab.diff import steps
+from pvmlab.draw import PANELS, layout, picture, ref, svg
+from pvmlab.draw.parts import CHAR
+from pvmlab.errors import SetupError, UsageError
+from pvmlab.model import RmapStep, RmapWalk
+
+ALL = worlds.all_worlds()
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def of(name, **kw):
+    return picture(steps(*ALL[name]), **kw)
+
+
+def tree(source):
+    return ET.fromstring(source)
+
+
+def texts(source):
+    return ["".join(node.itertext()) for node in tree(source).iter(f"{SVG}text")]
+
+
+def ids(source):
+    return [node.get("id") for node in tree(source).iter() if node.get("id")]
+
+
+def refs(source):
+    return {r for node in tree(source).iter() for r in (node.get("data-refs") or "").split()}
+
+
+def plain(text):
+    return re.sub(r"\s+", " ", text)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_all_steps_share_one_layout(name):
+    shown = of(name)
+    assert len(shown.frames) == len(ALL[name])
+    assert len({tree(f).get("viewBox") for f in (*shown.frames, shown.svg())}) == 1
+    places = {}
+    for frame in (*shown.frames, shown.svg()):
+        for node in tree(frame).iter(f"{SVG}g"):
+            if "box" in (node.get("class") or "").split():
+                rect = node.find(f"{SVG}rect")
+                place = tuple(rect.get(k) for k in ("x", "y", "width", "height"))
+                assert places.setdefault(node.get("id"), place) == place
+    assert places
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_ids_are_unique_and_nothing_leaves_the_card(name):
+    for source in of(name).frames:
+        assert len(ids(source)) == len(set(ids(source)))
+        _, _, wide, high = map(float, tree(source).get("viewBox").split())
+        for panel in tree(source).iter(f"{SVG}g"):
+            if (panel.get("id") or "").startswith("panel-"):
+                dx, dy = map(float, re.findall(r"[\d.]+", panel.get("transform")))
+                for rect in panel.iter(f"{SVG}rect"):
+                    assert dx + float(rect.get("x")) + float(rect.get("width")) <= wide
+                    assert dy + float(rect.get("y")) + float(rect.get("height")) <= high
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_text_stays_inside_its_box(name):
+    for source in (*of(name).frames, of(name).svg()):
+        for box in tree(source).iter(f"{SVG}g"):
+            if "box" not in (box.get("class") or "").split():
+                continue
+            rect = box.find(f"{SVG}rect")
+            right, bottom = (float(rect.get(a)) + float(rect.get(b)) for a, b in (("x", "width"), ("y", "height")))
+            for text in box.iter(f"{SVG}text"):
+                assert float(text.get("x")) + len(text.text) * CHAR <= right, text.text
+                assert float(text.get("y")) <= bottom
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_text_form_says_all_that_the_figure_says(name):
+    shown = of(name)
+    for step in (None, *range(len(shown))):
+        said = plain(shown.text(step))
+        for line in texts(shown.svg(step)):
+            if line in "+–~" or line in (svg.LEGEND, svg.UNCHANGED):
+                continue
+            for part in plain(line).strip().split("; "):
+                assert part.rstrip(" .…").strip() in said, part
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_what_is_new_and_gone_is_marked_in_text(name):
+    for diff in steps(*ALL[name]).diffs:
+        source, said = picture(diff).svg(), picture(diff).text()
+        for what, badge in (("added", "+ new"), ("removed", "– gone")):
+            if any(c.what == what for c in diff.of("vma")):
+                assert badge in texts(source) and badge in said
+        for change in diff.of("vma"):
+            survived = {c.id for c in diff.of("mm") if c.what != "changed"}
+            if not survived and change.what != "removed":
+                assert ref("vma", change.id) in refs(source)
+                assert f"{change.after.vm_start:#x}–{change.after.vm_end:#x}" in texts(source)
+
+
+@given(st.lists(st.integers(0, 10_000), min_size=1, max_size=5), st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_any_world_can_be_drawn(numbers, stamps):
+    shown = picture(steps(*worlds.history(numbers, stamps)))
+    for frame in (*shown.frames, shown.svg()):
+        assert len(ids(frame)) == len(set(ids(frame)))
+        assert tree(frame).get("role") == "img"
+
+
+def test_the_lines_of_the_list_point_at_parts():
+    diff = steps(*ALL["clone"])
+    shown = refs(picture(diff).svg())
+    for line in diff.lines:
+        places = [r for r in line.refs if r[0] in ("vma", "page", "entry", "anon_vma", "link")]
+        assert all(ref(*r) in shown for r in places)
+
+
+def test_the_standard_figure():
+    before, frames_after = of("clone").frames
+    assert "+ new" not in texts(before) and "consumer (pid 61)" in texts(before)
+    assert {"~ RW lost", "+ new", "4 frames 0x1a2b–0x1a2e", "each mapcount 2, refcount 2"} <= set(texts(frames_after))
+    assert "… and 5 others" in texts(frames_after)
+    assert any("bystander" in t for t in texts(frames_after))
+    assert float(tree(before).get("width")) <= 1280
+    assert "mapcount 1, refcount 1" in plain(" ".join(texts(before)))
+
+
+def test_a_step_can_be_shown_without_marks():
+    shown = of("clone")
+    assert "+ new" not in shown.svg(1, marks=False) and "0x7f11a0000000–0x7f11a0004000" in shown.svg(1, marks=False)
+    assert shown.svg(-1) == shown.frames[-1]
+    with pytest.raises(UsageError):
+        shown.svg(2)
+
+
+def test_the_walk_flags_a_page_that_is_twice_in_one_process():
+    before, forked, after, walk = worlds.twice()
+    said = picture(steps(before, forked, after), walk=walk).text()
+    assert "‼ the page is mapped twice in A" in said and "3. ● HIT: A at 0x7f4400000000" in said
+    alone = picture(walk)
+    assert "twice in A" in alone.svg() and "av·A" not in alone.svg()
+
+
+def test_a_walk_shows_misses_and_what_it_did_not_find():
+    walk = RmapWalk(0x10, "anon", 0xFFFF0000, (RmapStep(1, 2, ("A",), None, False, "the page is outside the VMA"),),
+                    (("B", 0x7000),))
+    said = picture(walk, panels=("walk",)).text()
+    assert "1. ○ miss: A" in said and "‼ not found, yet mapped: B at 0x7000" in said
+
+
+def test_names_are_escaped():
+    before, _ = ALL["clone"]
+    task = before.tasks[0]
+    odd = replace(task.mm.vmas[2], name='/a<b>&"c\'', file=0)
+    vmas = (*task.mm.vmas[:2], odd, *task.mm.vmas[3:])
+    snapshot = replace(before, tasks=(replace(task, name="<x&y>", mm=replace(task.mm, vmas=vmas)),))
+    shown = picture(snapshot, focus="<x&y>")
+    assert any('/a<b>&"c' in text for text in texts(shown.svg()))
+    assert any("<x&y>" in text for text in texts(shown.svg()))
+
+
+def test_focus_and_panels():
+    before, _ = ALL["clone"]
+    assert "stack" not in " ".join(texts(picture(before).svg())).replace("(program, stack, vvar, vdso)", "")
+    for focus in (0x7FFC10000000, "bystander", before.task("bystander").vma(0x7FFC10000000)):
+        assert any("[stack]" in text for text in texts(picture(before, focus=focus).svg()))
+    assert "panel-forest" not in picture(before, panels=("spaces",)).svg()
+    straight = picture(before, panels=("spaces", "frames")).svg()
+    assert "pmd" not in straight and "frame" in straight
+    for wrong in ({"panels": ("nothing",)}, {"focus": "nobody"}, {"walk": (None, None)}):
+        with pytest.raises(UsageError):
+            picture(before, **wrong)
+    with pytest.raises(UsageError):
+        picture("a string")
+
+
+def test_a_page_as_focus_shows_whoever_maps_it():
+    _, after = ALL["clone"]
+    shown = texts(picture(after, focus=after.page(0x1A2B)).svg())
+    assert "server (pid 60)" in shown and "consumer (pid 61)" in shown
+
+
+def test_a_huge_entry_and_the_table_that_replaces_it_stand_in_one_table():
+    shown = of("huge")
+    assert sum(text.startswith("pmd table at") for text in texts(shown.svg())) == 1
+    assert "[225] names a table" in texts(shown.svg()) and "– gone" in texts(shown.svg())
+
+
+def test_a_large_world_is_folded_and_quick():
+    before, after = worlds.large()
+    start = time.perf_counter()
+    shown = picture(after - before)
+    source = shown.svg()
+    assert time.perf_counter() - start < 2
+    assert len(source) < 300_000 and float(tree(source).get("width")) <= 1280
+    assert "312 frames 0x10000–0x10137" in texts(source)
+
+
+def test_one_vma_with_twenty_thousand_scattered_entries():
+    world = worlds.World().task("A")
+    area = world.mmap("A", worlds.HEAP, 20_000)
+    world.touch("A", area, 0x10000)
+    for i in range(0, 20_000, 3):
+        world.put("A", area.start + i * 4096, 0x80000 + i * 7)
+    start = time.perf_counter()
+    shown = picture(world.look())
+    source = shown.svg()
+    assert time.perf_counter() - start < 2
+    assert len(source) < 200_000 and "more entries" in shown.text()
+
+
+def test_an_empty_snapshot_has_a_picture():
+    assert "panel-" not in picture(replace(ALL["clone"][0], tasks=())).svg()
+
+
+def test_dot_runs_once_for_a_picture(monkeypatch):
+    calls = []
+    real = graphviz.pipe_string
+    monkeypatch.setattr(graphviz, "pipe_string", lambda *a, **kw: calls.append(a) or real(*a, **kw))
+    shown = of("cow", walk=None)
+    shown.svg(), shown.frames, shown.text()
+    assert len(calls) == 1
+
+
+def test_the_dot_source_stands_on_its_own():
+    drawn = graphviz.pipe_string("dot", "svg", of("clone").dot, encoding="utf-8")
+    assert "server (pid 60)" in drawn and "num_active_vmas" in drawn
+
+
+def test_without_dot_the_error_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SetupError, match="apt-get install -y graphviz"):
+        of("clone").svg()
+
+
+def test_dot_failing_is_told():
+    with pytest.raises(Exception, match="dot failed"):
+        layout._run("digraph {")
+
+
+def test_the_notebook_gets_svg_and_text():
+    bundle = of("clone")._repr_mimebundle_()
+    assert set(bundle) == {"image/svg+xml", "text/plain"} and bundle["text/plain"] == str(of("clone"))
+
+
+def luminance(colour):
+    parts = [int(colour[i:i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear))
+
+
+def contrast(a, b):
+    high, low = sorted((luminance(a), luminance(b)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_all_text_can_be_read():
+    grounds = [svg.CARD, *svg.HEADS.values(), *(fill for _, fill, _ in svg.MARKS.values())]
+    assert min(contrast(svg.INK, g) for g in grounds) >= 4.5
+    assert contrast(svg.DIM, svg.CARD) >= 4.5
+    assert min(contrast(ink, g) for ink, fill, _ in svg.MARKS.values() for g in (fill, svg.CARD)) >= 4.5
+
+
+def test_every_panel_has_a_name():
+    assert PANELS == ("changes", "spaces", "tables", "frames", "forest", "walk")
