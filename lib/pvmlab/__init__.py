@@ -11,11 +11,18 @@
     after - before
 """
 
-from .calls import *  # noqa: F403  the kernel's constants: PROT_READ, MAP_PRIVATE, PVMMAP_FIXED, …
+import sys as _sys
+
+from . import calls
 from .diff import Diff, steps
+from .draw import picture
 from .errors import GuestError, PvmlabError
 from .guest import expect
 from .lab import Lab
 from .model import Snapshot
 
-__all__ = ["Diff", "GuestError", "Lab", "PvmlabError", "Snapshot", "expect", "steps"]
+__all__ = ["Diff", "GuestError", "Lab", "PvmlabError", "Snapshot", "calls", "expect", "picture", "steps"]
+
+if (_shell := getattr(_sys.modules.get("IPython"), "get_ipython", lambda: None)()) is not None:
+    from .widgets import show_in_notebooks
+    show_in_notebooks(_shell)

@@ -203,7 +203,7 @@ def _changes(who: Identity, a: int, b: int) -> Iterator[Change]:
     yield from _things("anon_vma", who, a, b, _anon_vma_fields)
     yield from _links(who, a, b)
     yield from _entries(who, a, b)
-    yield from _things("page", who, a, b, _page_fields)
+    yield from _pages(who, a, b)
     yield from _tables(who, a, b)
     before, after = who.snapshots[a], who.snapshots[b]
     yield from _counters(before.counters, after.counters)
@@ -275,8 +275,14 @@ def _anon_vma_fields(who: Identity, a: int, b: int, old: AnonVma, new: AnonVma) 
     yield from _plain(old, new, "refcount", "num_children", "num_active_vmas", "locked")
 
 
-def _page_fields(who: Identity, a: int, b: int, old: Page, new: Page) -> Iterator[Field]:
-    return _plain(old, new, *Page._fields)
+def _pages(who: Identity, a: int, b: int) -> Iterator[Change]:
+    """Compare by frame first: most pages are equal, and equal ones need no key."""
+    before, after = who.snapshots[a].pages, who.snapshots[b].pages
+    differ = [pfn for pfn, old in before.items() if after.get(pfn) != old]
+    old = {who.key("page", a, pfn): before[pfn] for pfn in differ}
+    come = (*(pfn for pfn in differ if pfn in after), *(pfn for pfn in after if pfn not in before))
+    new = {who.key("page", b, pfn): after[pfn] for pfn in come}
+    return _compare("page", old, new, lambda was, now: _plain(was, now, *Page._fields))
 
 
 def _links(who: Identity, a: int, b: int) -> Iterator[Change]:

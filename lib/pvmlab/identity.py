@@ -27,6 +27,7 @@ from typing import NamedTuple
 from .model import AnonVma, ChainLink, Mm, Page, Snapshot, Vma
 
 Key = tuple
+_SEGMENT_ALIGN = 2 << 20  # of ELF segments on x86-64, at most
 
 
 class Life(NamedTuple):
@@ -165,7 +166,11 @@ class Identity:
 
     @cached_property
     def anon_vma_names(self) -> dict[Key, str]:
-        """Name each anon_vma after the first process with a VMA whose ->anon_vma it is."""
+        """Name each anon_vma after the first process with a VMA whose ->anon_vma it is.
+
+        av·server for plain anonymous memory, av·server·stack for a VMA with a
+        name; numbered when there are several.
+        """
         owners: dict[Key, str] = {}
         for step, snapshot in enumerate(self.snapshots):
             fresh = [k for k in self.at("anon_vma", step) if k not in owners]
@@ -178,8 +183,28 @@ class Identity:
         for task in (*snapshot.tasks, *snapshot.others):
             for vma in task.mm.vmas:
                 if vma.anon_vma is not None:
-                    found.setdefault(self.key("anon_vma", step, vma.anon_vma.addr), task.name)
+                    name = task.name + _role(task.mm, vma)
+                    found.setdefault(self.key("anon_vma", step, vma.anon_vma.addr), name)
         return found
+
+
+def _role(mm: Mm, vma: Vma) -> str:
+    """"·stack", "·libc.so", "·bss" (the program's own data), or "" for anonymous memory."""
+    if vma.name:
+        return "·" + vma.name.strip("[]").rpartition("/")[2]
+    return "·bss" if is_bss(mm, vma) else ""
+
+
+def programs(mm: Mm) -> frozenset[str]:
+    """Names of the files an mm executes from."""
+    return frozenset(vma.name for vma in mm.vmas if vma.file and "EXEC" in vma.flags)
+
+
+def is_bss(mm: Mm, vma: Vma) -> bool:
+    """Whether anonymous memory is a program's data: next above its file's VMA, as far as segments are aligned."""
+    below = max((v for v in mm.vmas if v.vm_end <= vma.vm_start), key=lambda v: v.vm_end, default=None)
+    return (not vma.name and below is not None and below.name in programs(mm)
+            and vma.vm_start - below.vm_end < _SEGMENT_ALIGN)
 
 
 def _numbered(owners: dict[Key, str]) -> dict[Key, str]:

@@ -365,11 +365,25 @@ def _single(run: list[Change]) -> str:
 
 
 def _flag_words(old: Iterable[str], new: Iterable[str]) -> str:
-    """"lost RW, D kept": what went and what came; D is named when it outlives RW."""
+    """"lost RW, D kept": what went and what came; D is named when it outlives RW.
+
+    A dirty entry that loses RW keeps the fact in another bit (pte_wrprotect()
+    in arch/x86/include/asm/pgtable.h), and gets it back with RW.
+    """
     lost, come = [f for f in old if f not in new], [f for f in new if f not in old]
-    parts = [f"lost {' '.join(lost)}"] if lost else []
-    parts += ["D kept"] if "RW" in lost and "D" in old and "D" in new else []
-    return ", ".join(parts + ([f"gained {' '.join(come)}"] if come else []))
+    parts = []
+    for was, now in (("D", "SAVED_DIRTY"), ("SAVED_DIRTY", "D")):
+        if was in lost and now in come:
+            lost.remove(was)
+            come.remove(now)
+            parts.append(f"{was} became {now}")
+    kept = ["D kept"] if "RW" in lost and "D" in old and "D" in new else []
+    return ", ".join([*([f"lost {' '.join(lost)}"] if lost else []), *kept, *parts,
+                      *([f"gained {' '.join(come)}"] if come else [])])
+
+
+#: Page flags that have words of their own.
+_TOLD = ("anon_exclusive", "lru")
 
 
 def _page_words(change: Change) -> list[str]:
@@ -378,10 +392,13 @@ def _page_words(change: Change) -> list[str]:
         if field.name == "exclusive":
             words.append("exclusive now" if field.after else "no longer exclusive")
         elif field.name == "flags":
-            words.append("flags " + _flag_words(field.before, field.after))
+            words += ["put on an LRU list"] if "lru" in set(field.after) - set(field.before) else []
+            before, after = ([f for f in flags if f not in _TOLD] for flags in field[1:])
+            words += ["taken off the LRU lists"] if "lru" in set(field.before) - set(field.after) else []
+            words += [f"flags {said}"] if (said := _flag_words(before, after)) else []
         elif field.name not in ("mapcount", "refcount"):
             words.append(f"{field.name} {_value(field.before)} → {_value(field.after)}")
-    return words
+    return words or ([] if change.field("mapcount") or change.field("refcount") else ["flags changed"])
 
 
 # Numbers and names
@@ -408,7 +425,7 @@ def _fields(change: Change) -> str:
 
 def _value(value: object) -> str:
     big = isinstance(value, int) and not isinstance(value, bool) and value >= 1 << 16
-    return hex(value) if big else str(value)
+    return hex(value) if big else "none" if value == "" else str(value)
 
 
 def _n(count: int, noun: str) -> str:

@@ -189,7 +189,25 @@ def test_twenty_thousand_entries_take_well_under_100_ms():
     assert sum(len(mm.entries) for mm in before.mms) == 20_000
     took = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.process_time()
         assert len((after - before).words()) < 20
-        took.append(time.perf_counter() - start)
+        took.append(time.process_time() - start)
     assert min(took) < 0.1
+
+
+def test_anon_vmas_of_the_stack_do_not_take_the_short_name():
+    world = worlds.World().task("server")
+    stack = next(a for a in world.areas["server"] if a.name == "[stack]")
+    bss = world.mmap("server", 0x417000, 1)
+    heap = world.mmap("server", worlds.HEAP, 1)
+    for i, area in enumerate((stack, bss, heap)):
+        world.touch("server", area, 0x1000 * (i + 1))
+    assert set(steps(world.look()).identity.anon_vma_names.values()) == {"av·server·stack", "av·server·bss", "av·server"}
+
+
+def test_a_dirty_bit_that_moves_is_said_so():
+    before, after = (worlds.World().task("server") for _ in range(2))
+    for world, flags in ((before, worlds.DATA), (after, worlds.READ | 1 << 58)):
+        world.touch("server", world.mmap("server", worlds.HEAP, 2), flags=flags)
+    words = (after.look() - before.look()).words()
+    assert "server: 2 entries 0x7f3a1c200000–0x7f3a1c202000 lost RW, D became SAVED_DIRTY" in words

@@ -95,7 +95,7 @@ def test_the_text_form_says_all_that_the_figure_says(name):
     for step in (None, *range(len(shown))):
         said = plain(shown.text(step))
         for line in texts(shown.svg(step)):
-            if line in "+–~" or line in (svg.LEGEND, svg.UNCHANGED):
+            if line in "+–~" or line == svg.LEGEND:
                 continue
             for part in plain(line).strip().split("; "):
                 assert part.rstrip(" .…").strip() in said, part
@@ -205,10 +205,10 @@ def test_a_huge_entry_and_the_table_that_replaces_it_stand_in_one_table():
 
 def test_a_large_world_is_folded_and_quick():
     before, after = worlds.large()
-    start = time.perf_counter()
+    start = time.process_time()
     shown = picture(after - before)
     source = shown.svg()
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     assert len(source) < 300_000 and float(tree(source).get("width")) <= 1280
     assert "312 frames 0x10000–0x10137" in texts(source)
 
@@ -219,10 +219,10 @@ def test_one_vma_with_twenty_thousand_scattered_entries():
     world.touch("A", area, 0x10000)
     for i in range(0, 20_000, 3):
         world.put("A", area.start + i * 4096, 0x80000 + i * 7)
-    start = time.perf_counter()
+    start = time.process_time()
     shown = picture(world.look())
     source = shown.svg()
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     assert len(source) < 200_000 and "more entries" in shown.text()
 
 

@@ -2,8 +2,9 @@
 """Pictures of the kernel's memory: from a Snapshot, a Diff, Steps or an RmapWalk.
 
 Adds: picture() and Picture. Scene (scene.py) chooses what to show; strips,
-tables, frames, forest and walk make parts of it (parts.py); layout.py places
-the parts of all steps once; svg.py and text.py show one step.
+tables and frames (joined by translation), forest and walk make parts of it
+(parts.py); layout.py places the parts of all steps once; svg.py and text.py
+show one step.
 Leaves out: stepping and hovering. For that a Picture has `frames`, one SVG
 for each step with the same places and ids, and data-refs that parts.ref()
 spells for the refs of any Change or Line.
@@ -19,9 +20,9 @@ from ..errors import UsageError
 from ..model import Page, RmapWalk, Snapshot
 from . import layout, svg, text
 from .forest import forest
-from .memory import memory
 from .parts import Panel, ref
 from .scene import Scene
+from .translation import translation
 from .walk import walk as _walk_panel
 
 __all__ = ["PANELS", "Picture", "picture", "ref"]
@@ -56,7 +57,7 @@ def picture(view: View, *, panels: Sequence[str] = PANELS, focus: object = (),
 
 def _panels(scene: Scene, names: Sequence[str], walks: Sequence[RmapWalk | None]):
     if {"spaces", "tables", "frames"} & set(names):
-        yield memory(scene, tuple(names))
+        yield translation(scene, tuple(names))
     if "forest" in names and (panel := forest(scene)).boxes:
         yield panel
     if "walk" in names and any(walks):
@@ -100,7 +101,8 @@ class Picture:
     def _sheet(self) -> svg.Sheet:
         placed = layout.place(self.panels, self.dot)
         wide = svg.text_width(placed)
-        most = max((len(svg.folded(self._lines(old, step), wide)) for old, step in self._pairs()), default=0)
+        listed = len(self) > 1 and "changes" in self._names
+        most = max(listed, *(len(svg.folded(self._lines(old, step), wide)) for old, step in self._pairs()))
         return svg.Sheet(self.panels, placed, most)
 
     def _pairs(self) -> list[tuple[int | None, int]]:
@@ -133,17 +135,22 @@ class Picture:
         step %= len(self)
         return (step - 1 if marks and step else None), step
 
+    def _nothing(self, old: int | None, step: int) -> str:
+        """What stands in the list of changes where there are none."""
+        if len(self) == 1 or "changes" not in self._names or old is None and step:
+            return ""
+        return "nothing" if old is not None else "nothing yet: this is the first step"
+
     def svg(self, step: int | None = None, *, marks: bool = True) -> str:
         """Return SVG: of the whole difference, or of one step; without marks, as it plainly is then."""
         old, new = self._which(step, marks)
-        lines = self._lines(old, new)
-        words = "; ".join(map(str, lines)) or self._title(old, new)
-        return svg.draw(self._sheet, new, old, self._title(old, new), lines, words)
+        return svg.draw(self._sheet, new, old, self._title(old, new), self._lines(old, new), self._nothing(old, new))
 
     def text(self, step: int | None = None, *, marks: bool = True) -> str:
         """Return the same as svg() as plain text."""
         old, new = self._which(step, marks)
-        return text.text(self.panels, new, old, self._title(old, new), self._lines(old, new))
+        return text.text(self.panels, new, old, self._title(old, new), self._lines(old, new),
+                         self._nothing(old, new))
 
     @cached_property
     def frames(self) -> tuple[str, ...]:

@@ -77,7 +77,7 @@ def _seen(scene: Scene, keys: list[Key], step: int) -> Seen | None:
     each = "each " if len(pages) > 1 else ""
     lines = (_name([p.pfn for p in pages]), f"{each}mapcount {page.mapcount}, refcount {page.refcount}",
              *_kind(scene, pages, step), *([f"huge, order {page.order}"] if page.order else []))
-    flags = (*(["exclusive"] if page.exclusive else []), *page.flags)
+    flags = (*(["exclusive"] if page.exclusive else []), *(f for f in page.flags if f != "anon_exclusive"))
     return Seen(lines, {"mapcount": page.mapcount, "refcount": page.refcount, "": flags, "kind": page.kind,
                         "order": page.order})
 

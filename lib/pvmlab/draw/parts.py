@@ -59,6 +59,11 @@ def _facts(before: Mapping[str, object], after: Mapping[str, object]):
         old, new = before.get(name), after.get(name)
         if isinstance(old, tuple) and isinstance(new, tuple):
             lost, come = [f for f in old if f not in new], [f for f in new if f not in old]
+            for was, now in (("D", "SAVED_DIRTY"), ("SAVED_DIRTY", "D")):
+                if was in lost and now in come:
+                    lost.remove(was)
+                    come.remove(now)
+                    yield f"{was} → {now}"
             yield from ([f"{' '.join(lost)} lost"] if lost else [])
             yield from ([f"{' '.join(come)} gained"] if come else [])
         elif old != new and None not in (old, new):

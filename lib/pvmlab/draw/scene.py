@@ -15,7 +15,7 @@ from functools import cached_property
 from .. import entry as _entry
 from ..diff import Steps
 from ..errors import UsageError
-from ..identity import Key, Life
+from ..identity import Key, Life, is_bss, programs
 from ..model import Mm, Page, RmapWalk, Table, Task, Vma
 from .parts import ref
 
@@ -183,32 +183,17 @@ class Scene:
     def _plain(self) -> set[Key]:
         return {key for key, life in self.vmas.items() if not self.special(life)} or set(self.vmas)
 
-    @cached_property
-    def _programs(self) -> dict[Key, set[str]]:
-        """{mm's key: names of the files it executes from}."""
-        found: dict[Key, set[str]] = {}
-        for life in self.vmas.values():
-            for vma in life.seen:
-                if vma is not None and vma.file and "EXEC" in vma.flags:
-                    found.setdefault(self.mm_of(life), set()).add(vma.name)
-        return found
-
     def special(self, life: Life) -> bool:
         """Whether every process has such a VMA: its program, stack, heap, vdso."""
         return bool(self.special_name(life))
 
     def special_name(self, life: Life) -> str:
+        """"stack", "vdso", "program" … for a VMA of that kind, "" for any other."""
         vma = next(v for v in life.seen if v is not None)
         if vma.name.startswith("["):
             return vma.name.strip("[]")
-        programs = self._programs.get(self.mm_of(life), ())
-        return "program" if vma.name in programs or not vma.name and self._is_bss(life, vma) else ""
-
-    def _is_bss(self, life: Life, vma: Vma) -> bool:
-        """Anonymous memory that begins where a VMA of the program ends."""
-        step = life.seen.index(vma)
-        before = self.mm_at(vma.mm, step).vma(vma.vm_start - 1)
-        return before is not None and before.name in self._programs.get(self.mm_of(life), ())
+        mm = self.mm_at(vma.mm, life.seen.index(vma))
+        return "program" if vma.name in programs(mm) or is_bss(mm, vma) else ""
 
 
 def present(mm: Mm, vma: Vma) -> Iterator[tuple[int, int, str]]:

@@ -93,7 +93,7 @@ def _others(scene: Scene, mm: Key) -> Row:
 
 def _fold(scene: Scene, lives: list[Life], changed: int) -> tuple[str, ...]:
     names = list(dict.fromkeys(scene.special_name(v) or "memory" for v in lives))
-    names = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
+    names = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
     note = (f"  {changed} of their entries changed",) if changed else ()
     return (f"… and {len(lives)} other{'' if len(lives) == 1 else 's'}", f"  ({names})", *note)
 

@@ -25,10 +25,10 @@ NARROWEST, WIDEST = 980, 1216  # a card fits a screen of 1280 pixels
 TOP = 17  # from a row's upper edge to its first line's foot
 _HEAD = 46  # title and caption of a panel
 LEGEND = "+ new (thick outline)   – gone (dashed)   ~ changed (double outline)"
-UNCHANGED = "nothing: this is the step the next one is compared with"
 INK, DIM, CARD, RULE = "#1f2328", "#57606a", "#ffffff", "#8c959f"
 #: sign: (outline, fill, dash)
 MARKS = {"+": ("#116329", "#dcf5e3", ""), "–": ("#a40e26", "#fdeceb", "5 3"), "~": ("#7a4100", "#fff3cf", "")}
+ALARM = MARKS["–"][1]
 #: fill of a box's header, by the box's class
 HEADS = {"mm": "#dbe9fb", "table": "#ece7fb", "upper": "#ece7fb", "frame": "#fdf6e3", "vma": "#dbe9fb",
          "anon_vma": "#d9f2ee", "walk": "#eef0f2"}
@@ -70,10 +70,9 @@ class Sheet:
 
     def size(self, panel: Panel) -> Point:
         at = self.placed.get(panel.name)
-        words = [len(panel.title) * 10, *(len(n) * CHAR for n in panel.notes)]
-        wide = max([at.width if at else 0, min(420, len(panel.caption) * 6.6), *words])
+        wide = max(at.width if at else 0, min(420, len(panel.caption) * 6.6), len(panel.title) * 10)
         extra = len(caption_lines(panel, wide)) - 1
-        notes = len(panel.notes) * LINE + 8 if panel.notes else 0
+        notes = len(note_lines(panel, wide)) * LINE + 8 if panel.notes else 0
         return wide, _HEAD + extra * LINE + (at.height if at else 0) + notes
 
 
@@ -82,16 +81,28 @@ def caption_lines(panel: Panel, wide: float) -> list[str]:
     return textwrap.wrap(panel.caption, max(30, int(wide / 6.6))) or [""]
 
 
-def draw(sheet: Sheet, step: int, old: int | None, title: str, lines: Sequence[Line], words: str) -> str:
-    """Return the SVG of one step; with `old`, marks say what changed since that step."""
-    body = [_text(MARGIN, MARGIN + 16, title, "title"), *_changes(sheet, lines)]
+def note_lines(panel: Panel, wide: float) -> list[str]:
+    """The notes, wrapped to the panel's width."""
+    return [line for note in panel.notes for line in textwrap.wrap(note, int(wide / CHAR), subsequent_indent="  ")]
+
+
+def draw(sheet: Sheet, step: int, old: int | None, title: str, lines: Sequence[Line], nothing: str) -> str:
+    """Return the SVG of one step; with `old`, marks say what changed since that step.
+
+    nothing: what stands in the list of changes when it has no lines
+    """
+    body = [_text(MARGIN, MARGIN + 16, title, "title"), *_changes(sheet, lines, nothing)]
     body += [_panel(sheet, panel, step, old) for panel in sheet.panels if panel.shown(step, old)]
     return (f'<svg xmlns="http://www.w3.org/2000/svg" class="pvmlab" role="img" data-step="{step}" '
             f'viewBox="0 0 {sheet.width} {sheet.height}" width="{sheet.width}" height="{sheet.height}" '
             f'aria-label="{escape(title)}" style="max-width:100%;height:auto">'
-            f"<title>{escape(title)}</title><desc>{escape(words)}</desc><style>{_STYLE}</style>"
+            f"<title>{escape(title)}</title><desc>{escape(_desc(lines, nothing))}</desc><style>{_STYLE}</style>"
             f'<rect x="0.5" y="0.5" width="{sheet.width - 1}" height="{sheet.height - 1}" rx="8" fill="{CARD}" '
             f'stroke="{RULE}"/>{"".join(body)}</svg>')
+
+
+def _desc(lines: Sequence[Line], nothing: str) -> str:
+    return "; ".join(map(str, lines)) or nothing
 
 
 # The list of changes
@@ -109,14 +120,12 @@ def folded(lines: Sequence[Line], wide: float) -> list[tuple[Line | None, str]]:
     return shown
 
 
-def _changes(sheet: Sheet, lines: Sequence[Line]) -> list[str]:
-    if not sheet.lines_height:
+def _changes(sheet: Sheet, lines: Sequence[Line], nothing: str) -> list[str]:
+    if not sheet.lines_height or not (lines or nothing):
         return []
     y = MARGIN + 30
     parts = ['<g id="changes" class="panel">', _text(MARGIN, y + 16, "What changed", "title"),
-             _text(MARGIN + 130, y + 16, LEGEND, "caption")]
-    if not lines:
-        parts.append(_text(MARGIN, y + 40, UNCHANGED, "dim"))
+             _text(MARGIN + 130, y + 16, LEGEND, "caption") if lines else _text(MARGIN, y + 40, nothing, "dim")]
     number, last = 0, None
     for i, (line, text) in enumerate(folded(lines, sheet.text_width)):
         first = line is not last
@@ -139,7 +148,7 @@ def _change(x: float, y: float, line: Line | None, text: str) -> str:
 def _panel(sheet: Sheet, panel: Panel, step: int, old: int | None) -> str:
     x, y = sheet.origins[panel.name]
     wide, high = sheet.size(panel)
-    captions, notes = caption_lines(panel, wide), panel.notes
+    captions, notes = caption_lines(panel, wide), note_lines(panel, wide)
     words = [_text(0, 16, panel.title, "title"),
              *(_text(0, 34 + i * LINE, line, "caption") for i, line in enumerate(captions)),
              *(_text(0, high - (len(notes) - i) * LINE + 12, note, "dim") for i, note in enumerate(notes))]
@@ -192,8 +201,8 @@ def _weight(row: Row, box: Box, line: int) -> str:
 def _ground(row: Row, box: Box, mark: Mark, at: Point) -> str:
     """The row's background: header tint, or the mark's fill with its outline."""
     (x, y), wide, high = at, width(box), height(row, box)
-    if row is box.header:
-        plain = _rect(x, y, wide, high, fill=HEADS.get(box.cls, "none"))
+    if row is box.header or row.cls == "alarm":
+        plain = _rect(x, y, wide, high, fill=ALARM if row.cls == "alarm" else HEADS.get(box.cls, "none"))
     else:
         plain = f'<path d="M{x:.1f} {y:.1f}h{wide}" stroke="#d0d7de" fill="none"/>'
     if not mark.sign:

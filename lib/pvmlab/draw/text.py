@@ -9,11 +9,12 @@ from ..diff import Line
 from .parts import Box, Panel, Row, mark_of
 
 
-def text(panels: Sequence[Panel], step: int, old: int | None, title: str, lines: Sequence[Line]) -> str:
+def text(panels: Sequence[Panel], step: int, old: int | None, title: str, lines: Sequence[Line],
+         nothing: str) -> str:
     """Return one step as text; with `old`, each part says what changed since that step."""
     parts = [title]
-    if lines:
-        parts += ["", "What changed", *(f"  {line}" for line in lines)]
+    if lines or nothing:
+        parts += ["", "What changed", *(f"  {line}" for line in lines or (nothing,))]
     for panel in (panel for panel in panels if panel.shown(step, old)):
         parts += ["", panel.title, f"  ({panel.caption})"]
         parts += [line for box in panel.boxes for line in _box(panel, box, step, old)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The panel that joins address spaces, page tables and frames, left to right.
+"""Address translation: address spaces, page tables and frames, joined left to right.
 
 Leaves out: what is inside the three columns (strips, tables, frames).
 """
@@ -16,7 +16,7 @@ _CAPTIONS = {"spaces": "VMAs: what a process may touch",
              "frames": "frames: the memory itself (mapcount: entries that map it)"}
 
 
-def memory(scene: Scene, wanted: tuple[str, ...]) -> Panel:
+def translation(scene: Scene, wanted: tuple[str, ...]) -> Panel:
     """Return the panel with those of "spaces", "tables" and "frames" that are wanted."""
     named = [name for name in _TITLES if name in wanted]
     runs = [run for lives in scene.focus.values() for life in lives for run in tables.runs(scene, life)]
@@ -37,7 +37,7 @@ def memory(scene: Scene, wanted: tuple[str, ...]) -> Panel:
         edges += _straight(scene, shown)
     edges = _between(boxes, edges)
     title = " → ".join(_TITLES[name] for name in named)
-    return Panel("memory", title[0].upper() + title[1:], "; ".join(_CAPTIONS[name] for name in named) + ".",
+    return Panel("translation", title[0].upper() + title[1:], "; ".join(_CAPTIONS[name] for name in named) + ".",
                  even(boxes), tuple(edges), (*hidden, *_notes(scene, shown, runs)))
 
 
