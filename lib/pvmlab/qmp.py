@@ -69,6 +69,13 @@ class Qmp:
         """Send a QMP command without waiting; the future has its answer."""
         return asyncio.run_coroutine_threadsafe(self._client.execute(command), self._loop)
 
+    def every(self, seconds: float, look: Callable[[], bool]) -> None:
+        """Call `look` in this thread again and again, until it returns False."""
+        def again() -> None:
+            if look():
+                self._loop.call_later(seconds, again)
+        self._loop.call_soon_threadsafe(self._loop.call_later, seconds, again)
+
     def give_fd(self, fd: int, name: str) -> None:
         """Hand a descriptor to QEMU under a name (getfd)."""
         async def give() -> None:

@@ -39,6 +39,8 @@ MIB = 1 << 20
 BOOT_LIMIT, RESTORE_LIMIT = 60.0, 10.0
 #: The name of the port the agent listens on (vm-image/agent/init.c).
 PORT = "org.pvmlab.agent"
+#: Seconds a machine goes on after a call: stopping costs as much as a call, and calls come in rows.
+LINGER = 0.005
 QEMU = "qemu-system-x86_64"
 
 
@@ -131,7 +133,9 @@ class Machine:
 
     def __init__(self, config: Config, accel: str, img: _image.Image, *, saved: Path | None = None) -> None:
         self.config, self.image, self.accel = config, img, accel
-        self._running, self._lock = 0, threading.RLock()
+        self._lock = threading.RLock()
+        self._users, self._idle_since = 0, 0.0      # blocks of running() entered; when the last was left
+        self._still = True                          # the CPUs were told to stop, or never told to go
         self._stopping: concurrent.futures.Future | None = None
         self._dead = ""
         with contextlib.ExitStack() as undo:
@@ -173,7 +177,7 @@ class Machine:
         machine = cls(config, accel, img, saved=saved)
         try:
             machine.qmp.wait_event(lambda e: e["event"] == "RESUME", RESTORE_LIMIT)
-            machine._stopping = machine.qmp.post("stop")
+            machine._stop()
         except BaseException:
             machine.close()
             raise
@@ -185,6 +189,8 @@ class Machine:
         The state is taken from a running machine, so that a restored one runs
         at once. RAM is not in it (x-ignore-shared): that file is copied.
         """
+        self.settle()
+        self._still = False
         self.qmp.call("cont")
         with open(directory / "state", "wb") as state:
             self.qmp.give_fd(state.fileno(), "state")
@@ -201,30 +207,48 @@ class Machine:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Let the guest's CPUs run inside the block; they stand still again after it."""
-        self._run()
+        """Let the guest's CPUs run inside the block; soon after it they stand still again."""
+        self.check()
+        with self._lock:
+            self._users += 1
+            if self._still:
+                self._still = False
+                self.qmp.post("cont")
+                self.qmp.every(LINGER, self._stop_if_idle)
         try:
             yield
         finally:
-            self._halt()
+            with self._lock:
+                self._users -= 1
+                self._idle_since = time.monotonic()
 
-    def _run(self) -> None:
-        with self._lock:
-            self.check()
-            self._running += 1
-            if self._running == 1:
-                self._cont = self.qmp.post("cont")
+    def _stop_if_idle(self) -> bool:
+        """Stop the CPUs when nobody has called for a while; return whether to look again.
 
-    def _halt(self) -> None:
-        with self._lock:
-            self._running -= 1
-            if self._running == 0 and not self._dead:
-                self._stopping = self.qmp.post("stop")
+        Runs in the channel's thread, which must never wait for the lock.
+        """
+        if not self._lock.acquire(blocking=False):
+            return True
+        try:
+            if self._dead or self._still:
+                return False
+            if self._users or time.monotonic() - self._idle_since < LINGER:
+                return True
+            self._stop()
+            return False
+        finally:
+            self._lock.release()
+
+    def _stop(self) -> None:
+        self._still = True
+        self._stopping = self.qmp.post("stop")
 
     def settle(self) -> None:
-        """Wait until the CPUs really stand still. Raises MachineDied or MachineTimeout."""
+        """Wait until the CPUs stand still; inside running() they go on. Raises MachineDied or MachineTimeout."""
         with self._lock:
-            pending, self._stopping = self._stopping, None
+            if not (self._still or self._users or self._dead):
+                self._stop()
+            pending = self._stopping if self._still else None
         if pending is None:
             return
         try:

