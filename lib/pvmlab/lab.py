@@ -9,13 +9,14 @@ Leaves out: how each of them works.
 from __future__ import annotations
 
 import contextlib
+import errno
 import weakref
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
 from . import vm
-from .errors import MachineTimeout, UsageError
+from .errors import GuestError, MachineTimeout, UsageError
 from .guest import Guest, Task
 from .kernel import Kernel
 from .look import look
@@ -108,6 +109,18 @@ class Lab:
             self.guest.mkdir(path)
         self.guest.write_file(f"{path}/memory.max", "max" if size is None else str(size))
         return path
+
+    def reclaim(self, cgroup: str, size: int = 1 << 30) -> None:
+        """Have the kernel push out up to `size` bytes of a cgroup's memory, to swap where there is any.
+
+        Source: memory_reclaim(), mm/memcontrol.c. It says EAGAIN when there was
+        less to be had; that is no failure here.
+        """
+        try:
+            self.guest.write_file(f"{cgroup}/memory.reclaim", str(size))
+        except GuestError as e:
+            if e.errno != errno.EAGAIN:
+                raise
 
     def thp(self, when: str) -> None:
         """Set when anonymous memory gets huge pages: "always", "madvise" or "never"."""
