@@ -166,7 +166,7 @@ class Identity:
 
     @cached_property
     def anon_vma_names(self) -> dict[Key, str]:
-        """Name each anon_vma after the first process with a VMA whose ->anon_vma it is.
+        """Name each anon_vma after the first process with a VMA whose ->anon_vma it is (see _owners()).
 
         av·server for plain anonymous memory, av·server·stack for a VMA with a
         name; numbered when there are several.
@@ -179,13 +179,19 @@ class Identity:
         return _numbered(owners)
 
     def _owners(self, step: int, snapshot: Snapshot) -> dict[Key, str]:
-        found: dict[Key, str] = {}
+        """Fork made each anon_vma but a root for a child: that one is not named after the root's process again."""
+        users: dict[int, list[str]] = {}
         for task in (*snapshot.tasks, *snapshot.others):
             for vma in task.mm.vmas:
                 if vma.anon_vma is not None:
-                    name = task.name + _role(task.mm, vma)
-                    found.setdefault(self.key("anon_vma", step, vma.anon_vma.addr), name)
-        return found
+                    users.setdefault(vma.anon_vma.addr, []).append(task.name + _role(task.mm, vma))
+        roots = {addr: names[0] for addr, names in users.items() if snapshot.anon_vmas[addr].is_root}
+        return {self.key("anon_vma", step, addr): _first_but(roots.get(snapshot.anon_vmas[addr].root), addr in roots, names)
+                for addr, names in users.items()}
+
+
+def _first_but(taken: str | None, is_root: bool, names: list[str]) -> str:
+    return names[0] if is_root else next((name for name in names if name != taken), names[0])
 
 
 def _role(mm: Mm, vma: Vma) -> str:

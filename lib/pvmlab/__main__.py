@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: MIT
+"""python -m pvmlab: what can be done with the lab outside a notebook."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from . import bench, doctor, image
+from .errors import PvmlabError
+from .lab import Lab
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run one command; return the exit status."""
+    args = _parser().parse_args(words)
+    try:
+        return args.run(args)
+    except PvmlabError as e:
+        print(f"pvmlab {args.command}: {e}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m pvmlab", description=__doc__.partition(": ")[2])
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, run, text: str) -> argparse.ArgumentParser:
+        found = commands.add_parser(name, help=text, description=text)
+        found.set_defaults(run=run)
+        return found
+    command("doctor", lambda args: doctor.main(), "say what is missing on this computer, and how to mend it")
+    timed = command("bench", _bench, "measure the budgets of the design here")
+    timed.add_argument("--json", action="store_true", help="for machines")
+    timed.add_argument("--peers", action="store_true", help="other tools on the same memory, where they are installed")
+    timed.add_argument("--rounds", type=int, metavar="N", help="how often to measure each (default: as each needs)")
+    command("warm", _warm, "boot and save a machine of each kernel, so that Lab() is quick from the first time on")
+    command("version", _version, "print the versions of pvmlab and its kernels")
+    return parser
+
+
+def _bench(args: argparse.Namespace) -> int:
+    if args.rounds is not None and args.rounds < 1:
+        raise PvmlabError(f"bench --rounds {args.rounds}", "there is nothing to measure", "--rounds 1, or more")
+    rows = bench.measure(args.rounds, args.peers)
+    print(bench.as_json(rows) if args.json else bench.as_text(rows))
+    return 0
+
+
+def _warm(args: argparse.Namespace) -> int:
+    for kernel in image.kernels():
+        start = time.perf_counter()
+        with Lab(kernel=kernel) as lab:
+            print(f"{kernel}: Linux {lab.machine.image.release} is ready ({lab.machine.accel}, "
+                  f"{time.perf_counter() - start:.2f} s)")
+    return 0
+
+
+def _version(args: argparse.Namespace) -> int:
+    print(f"pvmlab {doctor.own_version()}")
+    for name, about in image.manifest()["kernels"].items():
+        print(f"kernel {name}: Linux {about['release']}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: MIT
+"""The budgets of the design, as measured on this computer.
+
+Adds: one function for each row, and a table that says within or over.
+Leaves out: judging. A busy computer is slower, so nothing fails on a number;
+the median and the spread are there to be read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+
+from . import calls, image, pagetable, vm
+from ._walk import ffi, lib
+from .diff import Diff
+from .errors import PvmlabError
+from .guest import Guest, Task
+from .lab import Lab
+from .model import Snapshot
+
+MB = 1e6
+#: The world of the look and figure rows: page-table entries in three tasks together.
+ENTRIES = 2224
+#: Pages touched for the C walk: enough that the time is the walk's and not the call's.
+WALKED = 1 << 15
+
+_FIRST_LOOK = """
+import time
+from pvmlab import Lab
+with Lab() as lab:
+    lab.tasks("server", "consumer")
+    start = time.perf_counter()
+    lab.look()
+    print(time.perf_counter() - start)
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing measured. budget: 0 for a peer, which has none; at_most: or at least; why: why there is no number."""
+
+    what: str
+    unit: str
+    budget: float = 0
+    at_most: bool = True
+    samples: tuple[float, ...] = ()
+    why: str = ""
+
+    @property
+    def median(self) -> float | None:
+        return statistics.median(self.samples) if self.samples else None
+
+    @property
+    def verdict(self) -> str:
+        """"within", "over", "not measured", or "" where there is no budget."""
+        if self.median is None:
+            return "not measured"
+        if not self.budget:
+            return ""
+        over = self.median > self.budget if self.at_most else self.median < self.budget
+        return "over" if over else "within"
+
+
+# --- the rows ---------------------------------------------------------------------------------------------------------
+
+Samples = Iterator[float]
+
+
+def cold_boot(rounds: int) -> Samples:
+    """From starting QEMU to the agent's greeting."""
+    config, img = vm.Config(), image.image("v2")
+    accel = vm.acceleration(config, img, Guest)
+    for _ in range(rounds):
+        yield _seconds(lambda: vm.booted(config, accel, img, Guest), _closed)
+
+
+def saved_lab(rounds: int) -> Samples:
+    """Lab(), its agent greeted, once a machine was saved."""
+    Lab().close()
+    for _ in range(rounds):
+        yield 1e3 * _seconds(Lab, _closed)
+
+
+def round_trip(rounds: int) -> Samples:
+    """A system call that does nothing; the machine is woken for each and stopped after it."""
+    with Lab() as lab:
+        task = lab.task("server")
+        for _ in range(rounds):
+            yield 1e3 * _seconds(lambda: task.syscall("getppid"))
+
+
+def first_look(rounds: int) -> Samples:
+    """look() in a process that has loaded no debug information yet."""
+    for _ in range(rounds):
+        done = subprocess.run([sys.executable, "-c", _FIRST_LOOK], capture_output=True, text=True, timeout=120)
+        if done.returncode:
+            raise PvmlabError("the first look failed", done.stderr.strip().splitlines()[-1])
+        yield float(done.stdout)
+
+
+def looks(rounds: int) -> Samples:
+    """look() at three tasks, one of them a child of another."""
+    with Lab() as lab:
+        _world(lab)
+        lab.look()
+        for _ in range(rounds):
+            yield 1e3 * _seconds(lab.look)
+
+
+def c_walk(rounds: int) -> Samples:
+    """pvm_walk() alone, into arrays that are there, in millions of entries a second."""
+    with Lab() as lab:
+        task = lab.task("server")
+        task.touch(task.mmap(pages=WALKED, prot=calls.PROT_READ), WALKED)  # every entry maps the zero page
+        pgd, memory = lab.look().task("server").mm.pgd, lab.kernel.memory
+        entries, tables = ffi.new("struct pvm_entry[]", 2 * WALKED), ffi.new("struct pvm_table[]", WALKED)
+        found = ffi.new("uint64_t *")
+
+        def walk() -> int:
+            return lib.pvm_walk(memory.pointer, memory.size, pgd, entries, 2 * WALKED, tables, WALKED, found)
+        for _ in range(rounds):
+            yield walk() / _seconds(walk) / 1e6
+
+
+def figure(rounds: int) -> Samples:
+    """The difference that one process_vm_mmap() made in that world, drawn: diff, DOT, layout, SVG."""
+    from .draw import picture
+    with Lab() as lab:
+        server, consumer, buffer = _world(lab)
+        before = lab.look("before")
+        consumer.process_vm_mmap(server, buffer, pages=4)
+        after = lab.look("after")
+        for _ in range(rounds):
+            yield 1e3 * _seconds(lambda: picture(_difference(before, after)).svg())
+
+
+def stopped_machine(rounds: int) -> Samples:
+    """What one learner's stopped machine takes of the computer's memory: QEMU's own share and the RAM file."""
+    for _ in range(rounds):
+        with Lab() as lab:
+            lab.tasks("server", "consumer")
+            lab.look()
+            yield _taken(lab.machine.qmp.process.pid) / MB
+
+
+def bundle(rounds: int) -> Samples:
+    """The files of vm-image/prebuilt."""
+    yield sum(path.stat().st_size for path in image.prebuilt().iterdir()) / MB
+
+
+#: (what, unit, budget, at most it, rounds, how)
+BUDGETS = (
+    ("cold boot to a working agent", "s", 0.5, True, 7, cold_boot),
+    ("Lab() from the saved machine", "ms", 60, True, 15, saved_lab),
+    ("one call into a task, round trip", "ms", 0.5, True, 500, round_trip),
+    ("first look() of a notebook", "s", 0.4, True, 5, first_look),
+    (f"look(): 3 tasks, {ENTRIES:,} entries, pages, chains", "ms", 6, True, 50, looks),
+    ("the C walk, million entries a second", "M/s", 50, False, 50, c_walk),
+    ("diff + DOT + layout + SVG of that world", "ms", 150, True, 9, figure),
+    ("resident memory of one stopped VM", "MB", 64, True, 3, stopped_machine),
+    ("bundled image", "MB", 12, True, 1, bundle),
+)
+
+
+# --- the world they look at -------------------------------------------------------------------------------------------
+
+def _world(lab: Lab) -> tuple[Task, Task, int]:
+    """Make three tasks with ENTRIES entries in all; return two of them and a buffer of the first."""
+    server, consumer = lab.tasks("server", "consumer")
+    buffer = server.mmap(pages=700)
+    server.touch(buffer, 700, write=True)
+    server.fork("child")
+    have = sum(len(task.mm.entries) for task in lab.look().tasks)
+    rest = ENTRIES - have
+    consumer.touch(consumer.mmap(pages=rest), rest, write=True)
+    return server, consumer, buffer
+
+
+def _difference(before: Snapshot, after: Snapshot) -> Diff:
+    return after - before
+
+
+def _taken(pid: int) -> int:
+    """Bytes: the process's proportional share, with its memory files counted in full whether it maps them or not."""
+    with open(f"/proc/{pid}/smaps_rollup") as f:
+        pss = {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in f)
+               if name.startswith("Pss")}
+    fds = f"/proc/{pid}/fd"
+    files = {(s.st_dev, s.st_ino): s.st_blocks * 512 for fd in os.listdir(fds)
+             if os.readlink(f"{fds}/{fd}").startswith("/memfd:") and (s := os.stat(f"{fds}/{fd}"))}
+    return pss["Pss"] - pss.get("Pss_Shmem", 0) + sum(files.values())
+
+
+def _seconds(do: Callable, then: Callable | None = None) -> float:
+    start = time.perf_counter()
+    done = do()
+    taken = time.perf_counter() - start
+    if then:
+        then(done)
+    return taken
+
+
+def _closed(made: Lab | vm.Machine) -> None:
+    made.close()
+
+
+# --- peers: other ways to the same, on the same memory ----------------------------------------------------------------
+
+def peers(rounds: int | None) -> Iterator[Row]:
+    """Walk the world's entries by every means there is; say which other tools are not installed."""
+    with Lab() as lab:
+        _world(lab)
+        seen = lab.look()
+        kernel = lab.kernel
+        pgds = [task.mm.pgd for task in seen.tasks]
+        present = [(task.mm.addr, pte.addr) for task in seen.tasks for pte in task.mm.entries if pte.present]
+        yield _peer(f"our C walk as Python objects, {ENTRIES:,} entries", rounds,
+                    lambda: [pagetable.quick_walk(kernel.memory, pgd) for pgd in pgds])
+        yield _peer(f"our Python walk, {ENTRIES:,} entries", rounds,
+                    lambda: [pagetable.walk(kernel.memory, pgd) for pgd in pgds])
+        yield _peer(f"drgn's follow_pfn, {len(present):,} pages", rounds, lambda: _follow(kernel.prog, present))
+    for tool, program, why in (("virtme-ng", "vng", "our kernel has neither 9p nor virtiofs for it"),
+                               ("gdb-pt-dump", "gdb", "it needs gdb attached to QEMU, which nothing here does")):
+        yield Row(tool, "ms", why=why if shutil.which(program) else f"not installed (no {program})")
+
+
+def _follow(prog, present: list[tuple[int, int]]) -> None:
+    from drgn import Object
+    from drgn.helpers.linux.mm import follow_pfn
+    mms = {addr: Object(prog, "struct mm_struct", address=addr).address_of_() for addr, _ in present}
+    for mm, addr in present:
+        follow_pfn(mms[mm], addr)
+
+
+def _peer(what: str, rounds: int | None, do: Callable) -> Row:
+    return _row(what, "ms", 0, True, lambda: (1e3 * _seconds(do) for _ in range(rounds or 9)))
+
+
+# --- measuring and printing -------------------------------------------------------------------------------------------
+
+def measure(rounds: int | None = None, with_peers: bool = False) -> list[Row]:
+    """Measure every row (rounds: instead of each row's own number), with progress on stderr."""
+    rows = []
+    for what, unit, budget, at_most, usual, how in BUDGETS:
+        print(f"[bench] {what} …", file=sys.stderr, flush=True)
+        rows.append(_row(what, unit, budget, at_most, lambda: how(rounds or usual)))
+    if with_peers:
+        print("[bench] peers …", file=sys.stderr, flush=True)
+        rows += peers(rounds)
+    return rows
+
+
+def _row(what: str, unit: str, budget: float, at_most: bool, samples: Callable[[], Iterator[float]]) -> Row:
+    """Collect the samples; what could not be measured becomes a row that says why."""
+    try:
+        return Row(what, unit, budget, at_most, tuple(samples()))
+    except (PvmlabError, ImportError, LookupError, ValueError, OSError, subprocess.SubprocessError) as e:
+        return Row(what, unit, budget, at_most, why=str(e).partition("\n")[0] or type(e).__name__)
+
+
+def as_json(rows: list[Row]) -> str:
+    """All samples, with where they were taken."""
+    return json.dumps({"computer": _computer(), "rows": [asdict(row) | {"median": row.median, "verdict": row.verdict}
+                                                         for row in rows]}, indent=1)
+
+
+def as_text(rows: list[Row]) -> str:
+    """A table: what, budget, median, spread, number of samples, verdict."""
+    lines = [_computer(), "", f"{'what':<52} {'budget':>10} {'median':>12} {'min – max':>19} {'n':>4}"]
+    return "\n".join(lines + [_line(row) for row in rows])
+
+
+def _line(row: Row) -> str:
+    budget = f"{'≤' if row.at_most else '≥'} {row.budget:g} {row.unit}" if row.budget else ""
+    if row.median is None:
+        return f"{row.what:<52} {budget:>10} not measured: {row.why}"
+    spread = f"{_number(min(row.samples))} – {_number(max(row.samples))}"
+    return (f"{row.what:<52} {budget:>10} {f'{_number(row.median)} {row.unit}':>12} {spread:>19} "
+            f"{len(row.samples):>4}  {row.verdict}").rstrip()
+
+
+def _number(value: float) -> str:
+    """Three digits are what a timing is worth."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _computer() -> str:
+    return (f"{os.cpu_count()} CPUs ({vm._host_cpu() or 'unknown'}), load {os.getloadavg()[0]:.1f}, "
+            f"{vm.qemu_version()}, Python {sys.version.split()[0]}")
