@@ -14,9 +14,8 @@ from pathlib import Path
 import drgn
 from drgn import Object, Program
 from drgn.helpers.linux.list import list_for_each_entry
-from drgn.helpers.linux.mm import for_each_vma, vm_memory_committed, vma_name
-from drgn.helpers.linux.cpumask import for_each_online_cpu
-from drgn.helpers.linux.percpu import per_cpu, percpu_counter_sum
+from drgn.helpers.linux.mm import for_each_vma, vma_name
+from drgn.helpers.linux.percpu import per_cpu, per_cpu_ptr
 from drgn.helpers.linux.rbtree import rbtree_inorder_for_each_entry
 
 from ._walk import ffi
@@ -110,7 +109,7 @@ class Kernel:
         counts = {name: getattr(mm, name).value_() for name in ("total_vm", "locked_vm", "data_vm", "exec_vm", "stack_vm")}
         counts |= {"pinned_vm": mm.pinned_vm.counter.value_(), "map_count": mm.map_count.value_(),
                    "pgtables_bytes": mm.pgtables_bytes.counter.value_()}
-        return counts | {name: percpu_counter_sum(mm.rss_stat[i].address_of_()) for i, name in enumerate(_RSS)}
+        return counts | {name: _percpu_sum(mm.rss_stat[i]) for i, name in enumerate(_RSS)}
 
     # --- locks ---
 
@@ -206,7 +205,8 @@ class Kernel:
 
     def counters(self) -> dict[str, int]:
         """Return vm_event and zone and node counters by their names in /proc/vmstat, and Committed_AS in pages."""
-        return {"Committed_AS": vm_memory_committed(self.prog), **_events(self.prog), **_zone_counters(self.prog)}
+        committed = max(_percpu_sum(self.prog["vm_committed_as"]), 0)
+        return {"Committed_AS": committed, **_events(self.prog), **_zone_counters(self.prog)}
 
 
 # --- single structures ------------------------------------------------------------------------------------------------
@@ -241,24 +241,38 @@ def _find_tracks(prog: Program) -> Iterator[tuple[str, int]]:
 
 
 def _events(prog: Program) -> dict[str, int]:
-    names = {v: n for n, v in prog.type("enum vm_event_item").enumerators if n != "NR_VM_EVENT_ITEMS"}
-    states = [per_cpu_struct.event for per_cpu_struct in _per_cpu(prog, "vm_event_states")]
-    return {name.lower(): sum(int(s[i]) for s in states) & (1 << 64) - 1 for i, name in names.items()}
-
-
-def _per_cpu(prog: Program, name: str) -> list[Object]:
-    return [per_cpu(prog[name], cpu).read_() for cpu in for_each_online_cpu(prog)]
+    """vm_event_states, summed over the CPUs (all_vm_events(), mm/vmstat.c)."""
+    count = prog.constant("NR_VM_EVENT_ITEMS").value_()
+    states = [per_cpu(prog["vm_event_states"], cpu).event.read_() for cpu in _online_cpus(prog)]
+    sums = (sum(int(s[i]) for s in states) & (1 << 64) - 1 for i in range(count))
+    return dict(zip(_vmstat_names(prog)[-count:], sums))
 
 
 def _zone_counters(prog: Program) -> dict[str, int]:
-    """vm_node_stat and vm_zone_stat: what is flushed from the CPUs' own differences (mm/vmstat.c)."""
-    wanted = {"vm_node_stat": "enum node_stat_item", "vm_zone_stat": "enum zone_stat_item"}
-    found = {}
-    for array, enum in wanted.items():
-        values = prog[array].read_()
-        names = {v: n for n, v in prog.type(enum).enumerators if v < len(values)}
-        found |= {name.lower(): values[i].counter.value_() for i, name in names.items()}
-    return found
+    """vm_zone_stat and vm_node_stat: what is flushed from the CPUs' own differences (mm/vmstat.c)."""
+    names, zone, node = _vmstat_names(prog), prog["vm_zone_stat"].read_(), prog["vm_node_stat"].read_()
+    found = {name: value.counter.value_() for name, value in zip(names, zone)}
+    first = len(zone) + prog.constant("NR_VM_NUMA_EVENT_ITEMS").value_()
+    return found | {name: value.counter.value_() for name, value in zip(names[first:], node)}
+
+
+def _vmstat_names(prog: Program) -> list[str]:
+    """The lines of /proc/vmstat, in order: zones, NUMA events, nodes, two or more limits, events (vmstat_text)."""
+    if "pvmlab_vmstat" not in prog.cache:
+        prog.cache["pvmlab_vmstat"] = [name.string_().decode() for name in prog["vmstat_text"]]
+    return prog.cache["pvmlab_vmstat"]
+
+
+def _online_cpus(prog: Program) -> list[int]:
+    """The CPUs of __cpu_online_mask. drgn's own helper takes just one where nr_cpu_ids has no debug information."""
+    mask = prog["__cpu_online_mask"].bits[0].value_()
+    return [cpu for cpu in range(64) if mask >> cpu & 1]
+
+
+def _percpu_sum(counter: Object) -> int:
+    """A struct percpu_counter's exact value: percpu_counter_sum() (lib/percpu_counter.c)."""
+    cpus = _online_cpus(counter.prog_)
+    return counter.count.value_() + sum(per_cpu_ptr(counter.counters, cpu)[0].value_() for cpu in cpus)
 
 
 def _page_flags(prog: Program) -> tuple[dict[int, str], dict[int, str]]:

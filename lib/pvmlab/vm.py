@@ -115,9 +115,11 @@ def command_line(config: Config) -> str:
     tsc_early_khz: an emulated TSC cannot be calibrated, and without one the
     stamps tick in milliseconds. Any number near the truth will do: nothing here
     is measured in the guest's time. With icount the TSC ticks at 1 GHz.
+    nolapic_timer: its calibration takes 0.2 s and fails now and then, so that
+    one machine would tick by it and the next would not; the PIT always does.
     """
     stamps = "" if config.icount else "page_owner=on slub_debug=U,vm_area_struct,anon_vma,mm_struct,task_struct"
-    words = ["console=ttyS0 quiet panic=-1 nokaslr nopti mitigations=off no_timer_check tsc=reliable",
+    words = ["console=ttyS0 quiet panic=-1 nokaslr nopti mitigations=off no_timer_check nolapic_timer tsc=reliable",
              f"tsc_early_khz={1000000 if config.icount else 2500000} lpj=2500000 random.trust_cpu=on",
              "rcupdate.rcu_expedited=1 transparent_hugepage=madvise", stamps, config.append]
     return " ".join(w for w in words if w)
