@@ -62,6 +62,7 @@ class Kernel:
         try:
             self.prog.load_debug_info([str(debug)], main=True)
             self.layout = _layout(self)
+            self._vmstat = _vmstat_names(self.prog)
         except (LookupError, drgn.MissingDebugInfoError) as e:
             raise ImageError(f"the debug information in {debug} does not fit the kernel", str(e).splitlines()[0],
                              "git checkout vm-image/prebuilt, or `make image`") from e
@@ -206,7 +207,7 @@ class Kernel:
     def counters(self) -> dict[str, int]:
         """Return vm_event and zone and node counters by their names in /proc/vmstat, and Committed_AS in pages."""
         committed = max(_percpu_sum(self.prog["vm_committed_as"]), 0)
-        return {"Committed_AS": committed, **_events(self.prog), **_zone_counters(self.prog)}
+        return {"Committed_AS": committed, **_events(self.prog, self._vmstat), **_zone_counters(self.prog, self._vmstat)}
 
 
 # --- single structures ------------------------------------------------------------------------------------------------
@@ -240,27 +241,24 @@ def _find_tracks(prog: Program) -> Iterator[tuple[str, int]]:
             yield s.name.string_().decode(), s.inuse.value_() + (8 if outside else 0) + when
 
 
-def _events(prog: Program) -> dict[str, int]:
+def _events(prog: Program, names: list[str]) -> dict[str, int]:
     """vm_event_states, summed over the CPUs (all_vm_events(), mm/vmstat.c)."""
     count = prog.constant("NR_VM_EVENT_ITEMS").value_()
     states = [per_cpu(prog["vm_event_states"], cpu).event.read_() for cpu in _online_cpus(prog)]
     sums = (sum(int(s[i]) for s in states) & (1 << 64) - 1 for i in range(count))
-    return dict(zip(_vmstat_names(prog)[-count:], sums))
+    return dict(zip(names[-count:], sums))
 
 
-def _zone_counters(prog: Program) -> dict[str, int]:
+def _zone_counters(prog: Program, names: list[str]) -> dict[str, int]:
     """vm_zone_stat and vm_node_stat: what is flushed from the CPUs' own differences (mm/vmstat.c)."""
-    names, zone, node = _vmstat_names(prog), prog["vm_zone_stat"].read_(), prog["vm_node_stat"].read_()
+    zone, node = prog["vm_zone_stat"].read_(), prog["vm_node_stat"].read_()
     found = {name: value.counter.value_() for name, value in zip(names, zone)}
-    first = len(zone) + prog.constant("NR_VM_NUMA_EVENT_ITEMS").value_()
-    return found | {name: value.counter.value_() for name, value in zip(names[first:], node)}
+    return found | {name: value.counter.value_() for name, value in zip(names[names.index("nr_inactive_anon"):], node)}
 
 
 def _vmstat_names(prog: Program) -> list[str]:
     """The lines of /proc/vmstat, in order: zones, NUMA events, nodes, two or more limits, events (vmstat_text)."""
-    if "pvmlab_vmstat" not in prog.cache:
-        prog.cache["pvmlab_vmstat"] = [name.string_().decode() for name in prog["vmstat_text"]]
-    return prog.cache["pvmlab_vmstat"]
+    return [name.string_().decode() for name in prog["vmstat_text"]]
 
 
 def _online_cpus(prog: Program) -> list[int]:

@@ -144,7 +144,9 @@ class Lab:
         return self.machine.console(lines)
 
     def close(self) -> None:
-        """End the machine. Closing twice is harmless."""
+        """End the machine; its tasks say so from here on. Closing twice is harmless."""
+        if hasattr(self, "guest"):
+            self.guest.close()
         self._finish()
 
     def __enter__(self) -> Lab:
