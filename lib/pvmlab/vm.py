@@ -31,7 +31,7 @@ from functools import cache as _once
 from pathlib import Path
 
 from . import image as _image
-from .errors import MachineDied, MachineTimeout, SetupError, UsageError
+from .errors import ImageError, MachineDied, MachineTimeout, SetupError, UsageError
 from .qmp import Qmp
 
 MIB = 1 << 20
@@ -110,7 +110,9 @@ def _kernel(config: Config, img: _image.Image) -> list[str]:
 
 
 def command_line(config: Config) -> str:
-    """Return the kernel's command line: quick, quiet, and with the stamps that tell a frame from its successor.
+    """Return the kernel's command line: quick, and with the stamps that tell a frame from its successor.
+
+    loglevel: what is no warning is not printed, what is one must be seen.
 
     tsc_early_khz: an emulated TSC cannot be calibrated, and without one the
     stamps tick in milliseconds. Any number near the truth will do: nothing here
@@ -119,9 +121,9 @@ def command_line(config: Config) -> str:
     one machine would tick by it and the next would not; the PIT always does.
     """
     stamps = "" if config.icount else "page_owner=on slub_debug=U,vm_area_struct,anon_vma,mm_struct,task_struct"
-    words = ["console=ttyS0 quiet panic=-1 nokaslr nopti mitigations=off no_timer_check nolapic_timer tsc=reliable",
+    words = ["console=ttyS0 loglevel=5 panic=-1 nokaslr nopti mitigations=off no_timer_check nolapic_timer tsc=reliable",
              f"tsc_early_khz={1000000 if config.icount else 2500000} lpj=2500000 random.trust_cpu=on",
-             "rcupdate.rcu_expedited=1 transparent_hugepage=madvise", stamps, config.append]
+             "rcupdate.rcu_expedited=1", stamps, config.append]
     return " ".join(w for w in words if w)
 
 
@@ -225,6 +227,9 @@ class Machine:
                 self.qmp.every(LINGER, self._stop_if_idle)
         try:
             yield
+        except (MachineDied, MachineTimeout) as e:
+            e.console = e.console or self.console()
+            raise
         finally:
             with self._lock:
                 self._users -= 1
@@ -408,24 +413,38 @@ def _save_sparse(source: int, path: Path) -> None:
 def machine(config: Config, greet) -> Machine:
     """Return a pristine machine: restored when one was saved, else booted (and saved for the next time).
 
-    greet(machine): called once on a machine that booted; returns when its
-    agent answers, raises otherwise. Raises UsageError, ImageError, SetupError
+    greet(machine): returns when the machine's agent answers, raises otherwise;
+    called on each machine tried, last on the one returned. Raises UsageError, ImageError, SetupError
     (no QEMU, no memory), MachineDied or MachineTimeout.
     """
     img = _image.image(config.kernel)
     accel = acceleration(config, img, greet)
     home = _home(config, accel, img)
-    with contextlib.suppress(MachineDied, MachineTimeout, FileNotFoundError):
+    _image.sweep(home.parent)
+    with contextlib.suppress(MachineDied, MachineTimeout, ImageError, FileNotFoundError):
         if home.exists():
-            return Machine.restore(config, accel, img, home)
+            return restored(config, accel, img, home, greet)
     shutil.rmtree(home, ignore_errors=True)
     try:
         _make_saved(config, accel, img, greet, home)
-        return Machine.restore(config, accel, img, home)
-    except (OSError, MachineDied, MachineTimeout, SetupError):
+        return restored(config, accel, img, home, greet)
+    except (OSError, MachineDied, MachineTimeout, ImageError, SetupError):
         # No room for a saved machine, or it will not load: a booted one serves as well, only later.
         shutil.rmtree(home, ignore_errors=True)
         return booted(config, accel, img, greet)
+
+
+def restored(config: Config, accel: str, img: _image.Image, saved: Path, greet) -> Machine:
+    """Restore a saved machine. A damaged one may load and then not answer: it gets less time than others."""
+    again = Machine.restore(config, accel, img, saved)
+    try:
+        again.timeout = RESTORE_LIMIT
+        greet(again)
+        again.timeout = Machine.timeout
+    except BaseException:
+        again.close()
+        raise
+    return again
 
 
 def booted(config: Config, accel: str, img: _image.Image, greet) -> Machine:

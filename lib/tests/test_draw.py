@@ -250,9 +250,10 @@ def test_dot_failing_is_told():
         layout._run("digraph {")
 
 
-def test_the_notebook_gets_svg_and_text():
+def test_the_notebook_gets_html_svg_and_text():
     bundle = of("clone")._repr_mimebundle_()
-    assert set(bundle) == {"image/svg+xml", "text/plain"} and bundle["text/plain"] == str(of("clone"))
+    assert set(bundle) == {"text/html", "image/svg+xml", "text/plain"} and bundle["text/plain"] == str(of("clone"))
+    assert bundle["image/svg+xml"] in bundle["text/html"] and "max-width" in bundle["text/html"]
 
 
 def luminance(colour):

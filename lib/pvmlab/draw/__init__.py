@@ -30,6 +30,8 @@ __all__ = ["PANELS", "Picture", "picture", "ref"]
 #: In the order in which they stand; "changes" is the list in words.
 PANELS = ("changes", "spaces", "tables", "frames", "forest", "walk")
 View = Snapshot | Steps | RmapWalk
+#: A figure is scaled down to this part of its size, where its 12 px text is 8 px, and scrolls from there on.
+LEGIBLE = 0.66
 
 
 def picture(view: View, *, panels: Sequence[str] = PANELS, focus: object = (),
@@ -146,6 +148,12 @@ class Picture:
         old, new = self._which(step, marks)
         return svg.draw(self._sheet, new, old, self._title(old, new), self._lines(old, new), self._nothing(old, new))
 
+    def html(self, step: int | None = None) -> str:
+        """Return svg() as part of a page: as wide as there is room, down to where its text is still legible."""
+        least = round(self._sheet.width * LEGIBLE)
+        return (f'<div style="overflow-x:auto"><div style="min-width:{least}px;max-width:{self._sheet.width}px">'
+                f"{self.svg(step)}</div></div>")
+
     def text(self, step: int | None = None, *, marks: bool = True) -> str:
         """Return the same as svg() as plain text."""
         old, new = self._which(step, marks)
@@ -164,4 +172,4 @@ class Picture:
         return f"<Picture: {len(self)} steps, {', '.join(self._names)}>"
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
-        return {"image/svg+xml": self.svg(), "text/plain": self.text()}
+        return {"text/html": self.html(), "image/svg+xml": self.svg(), "text/plain": self.text()}
