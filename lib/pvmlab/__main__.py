@@ -6,9 +6,11 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from pathlib import Path
 
 from . import bench, doctor, image
 from .errors import PvmlabError
+from .frontispiece import the_call
 from .lab import Lab
 
 
@@ -36,6 +38,8 @@ def _parser() -> argparse.ArgumentParser:
     timed.add_argument("--peers", action="store_true", help="other tools on the same memory, where they are installed")
     timed.add_argument("--rounds", type=int, metavar="N", help="how often to measure each (default: as each needs)")
     command("warm", _warm, "boot and save a machine of each kernel, so that Lab() is quick from the first time on")
+    drawn = command("picture", _picture, "draw the README's picture: one process_vm_mmap(), as this machine's kernel did it")
+    drawn.add_argument("file", help="SVG file to write")
     command("version", _version, "print the versions of pvmlab and its kernels")
     return parser
 
@@ -54,6 +58,14 @@ def _warm(args: argparse.Namespace) -> int:
         with Lab(kernel=kernel) as lab:
             print(f"{kernel}: Linux {lab.machine.image.release} is ready ({lab.machine.accel}, "
                   f"{time.perf_counter() - start:.2f} s)")
+    return 0
+
+
+def _picture(args: argparse.Namespace) -> int:
+    try:
+        Path(args.file).write_text(the_call().svg())
+    except OSError as e:
+        raise PvmlabError(f"cannot write {args.file}", str(e), "name a file in a directory you may write to") from e
     return 0
 
 

@@ -293,5 +293,5 @@ def _number(value: float) -> str:
 
 
 def _computer() -> str:
-    return (f"{os.cpu_count()} CPUs ({vm._host_cpu() or 'unknown'}), load {os.getloadavg()[0]:.1f}, "
+    return (f"{os.cpu_count()} CPUs ({vm.host_cpu() or 'unknown'}), load {os.getloadavg()[0]:.1f}, "
             f"{vm.qemu_version()}, Python {sys.version.split()[0]}")

@@ -178,7 +178,7 @@ def cache_room() -> Iterator[Finding]:
 def memory() -> Iterator[Finding]:
     """The memory a machine takes, and that it can be a file (memfd_create(2)) which is mapped."""
     from pvmlab import vm
-    free = vm._available_memory()
+    free = vm.available_memory()
     text = f"memory: {free // MIB} MiB available"
     yield Finding("ok", text) if free >= MEMORY else \
         Finding("missing", f"{text}, a machine wants {MEMORY // MIB}", "end other programs, or raise the container's limit")
