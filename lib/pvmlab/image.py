@@ -13,7 +13,9 @@ import hashlib
 import json
 import lzma
 import os
+import shutil
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,13 +99,20 @@ def image(kernel: str) -> Image:
     that is missing or damaged, SetupError when there is no room for it.
     """
     bundle = manifest()
-    if kernel not in bundle["kernels"]:
-        raise UsageError(f"no kernel is called {kernel!r}", f"bundled are {', '.join(bundle['kernels'])}",
-                         'Lab(kernel="v2")')
-    about = bundle["kernels"][kernel]
+    try:
+        if kernel not in bundle["kernels"]:
+            raise UsageError(f"no kernel is called {kernel!r}", f"bundled are {', '.join(bundle['kernels'])}",
+                             'Lab(kernel="v2")')
+        return _image(kernel, bundle["kernels"][kernel], bundle["files"])
+    except (KeyError, TypeError) as e:
+        raise ImageError(f"{prebuilt() / 'manifest.json'} is damaged", f"it lacks {e}",
+                         "git checkout vm-image/prebuilt, or `make image`") from e
+
+
+def _image(kernel: str, about: dict, files: dict) -> Image:
     names = {part: about[part] for part in ("vmlinux", "initramfs", "debug")}
-    paths = {part: _unpacked(name, bundle["files"][name]) for part, name in names.items()}
-    sums = "".join(bundle["files"][name]["sha256"] for name in names.values())
+    paths = {part: _unpacked(name, files[name]) for part, name in names.items()}
+    sums = "".join(files[name]["sha256"] for name in names.values())
     return Image(kernel, about["release"], digest=hashlib.sha256(sums.encode()).hexdigest(),
                  symbols=about["symbols"], **paths)
 
@@ -131,13 +140,24 @@ def _checked(path: Path, about: dict) -> bytes:
 
 def write_whole(target: Path, data: bytes) -> None:
     """Write a file so that others see all of it or nothing. Raises SetupError when there is no room."""
-    handle, part = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    part = None
     try:
+        handle, part = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         with os.fdopen(handle, "wb") as f:
             f.write(data)
         os.replace(part, target)
     except OSError as e:
-        with contextlib.suppress(OSError):
-            os.unlink(part)
+        if part is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(part)
         raise SetupError(f"cannot write {target}", e.strerror or str(e),
                          "make room there, or set PVMLAB_CACHE to another directory") from e
+    sweep(target.parent)
+
+
+def sweep(directory: Path, age: float = 600.0) -> None:
+    """Remove what writers who were killed left half made: hidden names older than `age` seconds."""
+    with contextlib.suppress(OSError):
+        for part in directory.iterdir():
+            if part.name.startswith(".") and time.time() - part.lstat().st_mtime > age:
+                shutil.rmtree(part) if part.is_dir() else part.unlink()

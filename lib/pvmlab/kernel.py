@@ -34,7 +34,9 @@ VM_FLAGS = {
     37: "SHADOW_STACK", 38: "UFFD_MINOR", 40: "DROPPABLE", 63: "SEALED",
 }
 #: arch/x86/include/asm/page_64_types.h: where the kernel's image is mapped, without KASLR.
-_START_KERNEL_MAP = 0xFFFFFFFF80000000
+_START_KERNEL_MAP, _IMAGE_SPAN = 0xFFFFFFFF80000000, 512 << 20
+#: vm.Config allows no machine more RAM than this.
+_MOST_RAM = 2 << 30
 #: arch/x86/include/asm/sparsemem.h: a section of the memory map spans 2^27 bytes.
 _PFNS_PER_SECTION = 1 << (27 - 12)
 #: include/linux/mm_types.h: the order of mm->rss_stat.
@@ -59,6 +61,7 @@ class Kernel:
                                           | drgn.PlatformFlags.IS_LITTLE_ENDIAN))
         self.prog.add_memory_segment(0, 1 << 52, self._read, physical=True)
         self.prog.set_linux_kernel_custom(self._vmcoreinfo(symbols), True)
+        self._add_direct_map(symbols["vmcoreinfo_data"])
         try:
             self.prog.load_debug_info([str(debug)], main=True)
             self.layout = _layout(self)
@@ -69,13 +72,28 @@ class Kernel:
         self.page_flags, self.anon_page_flags = _page_flags(self.prog)
 
     def at(self, memory: Memory) -> Kernel:
-        """Point it at another machine of the same image, or at the same one after it ran."""
-        self.memory = memory
-        self.prog.cache.clear()  # what drgn's helpers remembered of the machine before
+        """Point it at another machine of the same image."""
+        if memory is not self.memory:
+            self.memory = memory
+            self.prog.cache.clear()  # what drgn's helpers remembered of the machine before
         return self
 
     def _read(self, address: int, count: int, offset: int, physical: bool) -> bytes:
-        return self.memory.read(address, count)
+        """Serve drgn from the RAM; every segment begins at physical address 0."""
+        if offset + count > self.memory.size:
+            raise drgn.FaultError("not in the machine's RAM", address)
+        return self.memory.read(offset, count)
+
+    def _add_direct_map(self, pointer: int) -> None:
+        """Let drgn read the direct map and the kernel's image without walking page tables for each read.
+
+        pointer: of a variable that points into the direct map; the tables say where that map begins.
+        """
+        page = self._word(pointer)
+        phys = self.memory.translate(self.pgd, page)
+        if phys is not None:
+            self.prog.add_memory_segment(page - phys, _MOST_RAM, self._read)
+            self.prog.add_memory_segment(_START_KERNEL_MAP, _IMAGE_SPAN, self._read)
 
     def _vmcoreinfo(self, symbols: dict[str, int]) -> bytes:
         """Read what the kernel says of itself (kernel/vmcore_info.c)."""
@@ -130,7 +148,7 @@ class Kernel:
         file, own = vma.vm_file.read_(), vma.anon_vma.value_()
         dev, inode, mapping = _file(file) if file else ("00:00", 0, 0)
         return Vma(vma.value_(), self.born(vma), vma.vm_mm.value_(), vma.vm_start.value_(), vma.vm_end.value_(), flags,
-                   flag_names(flags), vma.vm_pgoff.value_(), vma_name(vma).decode(errors="replace"),
+                   flag_names(flags), vma.vm_pgoff.value_(), _name(vma, file),
                    self._anon_vma_into(anon_vmas, own) if own else None, chain, mapping, dev, inode)
 
     def vmas(self, mm: Object) -> Iterator[Object]:
@@ -231,6 +249,17 @@ def _file(file: Object) -> tuple[str, int, int]:
     return f"{dev >> 20:02x}:{dev & 0xFFFFF:02x}", inode.i_ino.value_(), file.f_mapping.value_()
 
 
+def _name(vma: Object, file: Object) -> str:
+    """Return what /proc/PID/maps calls a VMA: d_path() (fs/d_path.c) for a file, with what it adds to deleted ones."""
+    if not file:
+        return vma_name(vma).decode(errors="replace")
+    dentry = file.f_path.dentry.read_()
+    if dentry.d_op and dentry.d_op.d_dname:  # simple_dname(): a memfd, shared anonymous memory
+        return f"/{dentry.d_name.name.string_().decode(errors='replace')} (deleted)"
+    unlinked = not dentry.d_hash.pprev and dentry.d_parent != dentry
+    return vma_name(vma).decode(errors="replace") + (" (deleted)" if unlinked else "")
+
+
 def _find_tracks(prog: Program) -> Iterator[tuple[str, int]]:
     """Yield (struct name, offset of track.when) for each slab cache that has SLAB_STORE_USER set."""
     store_user = 1 << prog.constant("_SLAB_STORE_USER").value_()
@@ -246,7 +275,8 @@ def _events(prog: Program, names: list[str]) -> dict[str, int]:
     count = prog.constant("NR_VM_EVENT_ITEMS").value_()
     states = [per_cpu(prog["vm_event_states"], cpu).event.read_() for cpu in _online_cpus(prog)]
     sums = (sum(int(s[i]) for s in states) & (1 << 64) - 1 for i in range(count))
-    return dict(zip(names[-count:], sums))
+    found = dict(zip(names[-count:], sums))
+    return found | {name: found[name] // 2 for name in ("pgpgin", "pgpgout")}  # sectors to kB, as vmstat_start()
 
 
 def _zone_counters(prog: Program, names: list[str]) -> dict[str, int]:

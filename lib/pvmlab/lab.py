@@ -45,10 +45,11 @@ class Lab:
         cpus = (1 if icount else 2) if cpus is None else cpus
         self.config = vm.Config(kernel, cpus, ram, icount, append)
         _close_predecessors(self)
-        self.machine = vm.machine(self.config, lambda machine: Guest(machine))
+        greeted: list[Guest] = []       # of the machines that were tried; the last one is ours
+        self.machine = vm.machine(self.config, lambda machine: greeted.append(Guest(machine, series=kernel)))
         self._finish = weakref.finalize(self, self.machine.close, "its Lab is gone")
         try:
-            self.guest = Guest(self.machine, series=kernel)
+            self.guest = greeted[-1]
             self._memory = Memory(self.machine.ram)
         except BaseException:
             self.close()
@@ -123,8 +124,15 @@ class Lab:
                 raise
 
     def thp(self, when: str) -> None:
-        """Set when anonymous memory gets huge pages: "always", "madvise" or "never"."""
-        self.guest.write_file("/sys/kernel/mm/transparent_hugepage/enabled", when)
+        """Set when anonymous memory gets huge pages: "always", "madvise" or "never".
+
+        The rest is set to a kernel's usual defaults; with less than 512 MiB of
+        RAM it starts with all of them off (hugepage_init(), mm/huge_memory.c).
+        """
+        base = "/sys/kernel/mm/transparent_hugepage"
+        self.guest.write_file(f"{base}/enabled", when)
+        self.guest.write_file(f"{base}/defrag", "madvise")
+        self.guest.write_file(f"{base}/use_zero_page", "1")
 
     def ksm(self, run: bool, pages_to_scan: int = 10000, sleep_ms: int = 0) -> None:
         """Start or stop KSM's scanner."""

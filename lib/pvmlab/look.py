@@ -16,6 +16,7 @@ from drgn.helpers.linux.cgroup import cgroup_path, css_for_each_descendant_pre
 from drgn.helpers.linux.list import hlist_for_each_entry
 
 from . import pagetable
+from .entry import LEVEL_SIZE, PAGE_SIZE, is_present, pfn_of
 from .kernel import Kernel
 from .model import AnonVma, Entries, KsmItem, Mm, Page, Snapshot, Task
 
@@ -68,9 +69,10 @@ def _pages(kernel: Kernel, mms: Iterable[Mm]) -> dict[int, Page]:
 
 
 def _frames(entries: Entries) -> Iterator[int]:
-    for pte in entries:
-        if pte.present:
-            yield from range(pte.pfn, pte.pfn + pte.size // 4096)
+    """Yield the frames that present entries map; the rows are not made into Ptes for it, there are thousands."""
+    for _, raw, _, level in entries.rows():
+        if is_present(raw):
+            yield from (pfn_of(raw),) if level == "pte" else range(pfn_of(raw), pfn_of(raw) + LEVEL_SIZE[level] // PAGE_SIZE)
 
 
 def _files(kernel: Kernel, mms: Iterable[Mm]) -> dict[int, tuple[int, ...]]:

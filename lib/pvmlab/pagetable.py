@@ -77,8 +77,8 @@ def _inside(memory: Memory, pgd: int) -> None:
 
 # --- struct pages -----------------------------------------------------------------------------------------------------
 
-#: include/linux/page-flags.h: the low bits of folio->mapping.
-_ANON, _KSM = 1, 3
+#: include/linux/page-flags.h: PAGE_MAPPING_FLAGS, the low two bits of folio->mapping.
+_KINDS = ("file", "anon", "other", "ksm")
 
 
 def pages(memory: Memory, layout: object, flag_names: tuple[dict[int, str], dict[int, str]], zero: int,
@@ -92,20 +92,13 @@ def pages(memory: Memory, layout: object, flag_names: tuple[dict[int, str], dict
     out = ffi.new("struct pvm_page[]", len(wanted))
     n = lib.pvm_pages(memory.pointer, memory.size, layout, wanted, len(wanted), out)
     general, anonymous = map(_FlagNames, flag_names)
-    for row in struct.iter_unpack("<6Q2i2I", ffi.buffer(out, n * ffi.sizeof("struct pvm_page"))):
-        pfn, born, flags, mapping, index, head, mapcount, refcount, order, exclusive = row
-        kind = "zero" if pfn == zero else "huge zero" if head == huge_zero else _kind(mapping)
-        names = anonymous if kind == "anon" else general
-        yield Page(pfn, born, names[flags], mapcount, refcount, mapping, index, bool(exclusive) and kind == "anon",
-                   head, order, kind)
-
-
-def _kind(mapping: int) -> str:
-    if mapping & 3 == _KSM:
-        return "ksm"
-    if mapping & _ANON:
-        return "anon"
-    return "file" if mapping and not mapping & 2 else "other"
+    special = {zero: "zero"} | {pfn: "huge zero" for pfn in range(huge_zero, huge_zero + 512) if huge_zero >= 0}
+    for pfn, born, flags, mapping, index, head, mapcount, refcount, order, exclusive in struct.iter_unpack(
+            "<6Q2i2I", ffi.buffer(out, n * ffi.sizeof("struct pvm_page"))):
+        kind = special.get(pfn) or _KINDS[mapping & 3] if mapping else special.get(pfn, "other")
+        anon = kind == "anon"
+        yield Page._make((pfn, born, anonymous[flags] if anon else general[flags], mapcount, refcount, mapping, index,
+                          anon and exclusive == 1, head, order, kind))
 
 
 class _FlagNames(dict):

@@ -84,11 +84,21 @@ class Qmp:
         self._wait(give(), 5.0, "getfd")
 
     def wait_event(self, wanted: Callable[[dict], bool], timeout: float) -> None:
-        """Wait until an event comes of which `wanted` is true."""
+        """Wait until an event comes of which `wanted` is true. Raises MachineDied when QEMU ends instead."""
         async def wait() -> None:
-            while not wanted(await self._events.get()):
+            while not wanted(await self._next_event()):
                 pass
         self._wait(wait(), timeout, "an event of QEMU's")
+
+    async def _next_event(self) -> dict:
+        event = asyncio.ensure_future(self._events.get())
+        try:
+            while not (await asyncio.wait({event}, timeout=0.05))[0]:
+                if self.process.poll() is not None:
+                    raise EOFError("QEMU has ended")
+            return event.result()
+        finally:
+            event.cancel()
 
     def close(self) -> None:
         """End QEMU and the thread."""

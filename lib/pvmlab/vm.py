@@ -117,12 +117,14 @@ def command_line(config: Config) -> str:
     tsc_early_khz: an emulated TSC cannot be calibrated, and without one the
     stamps tick in milliseconds. Any number near the truth will do: nothing here
     is measured in the guest's time. With icount the TSC ticks at 1 GHz.
+    reboot=t: a panic ends QEMU at once, without asking a keyboard controller
+    that is not there for ten seconds and more.
     nolapic_timer: its calibration takes 0.2 s and fails now and then, so that
     one machine would tick by it and the next would not; the PIT always does.
     """
     stamps = "" if config.icount else "page_owner=on slub_debug=U,vm_area_struct,anon_vma,mm_struct,task_struct"
-    words = ["console=ttyS0 loglevel=5 panic=-1 nokaslr nopti mitigations=off no_timer_check nolapic_timer tsc=reliable",
-             f"tsc_early_khz={1000000 if config.icount else 2500000} lpj=2500000 random.trust_cpu=on",
+    words = ["console=ttyS0 loglevel=5 panic=-1 reboot=t nokaslr nopti mitigations=off no_timer_check nolapic_timer",
+             f"tsc=reliable tsc_early_khz={1000000 if config.icount else 2500000} lpj=2500000 random.trust_cpu=on",
              "rcupdate.rcu_expedited=1", stamps, config.append]
     return " ".join(w for w in words if w)
 
@@ -159,7 +161,6 @@ class Machine:
                     *_channels(self._console_fd, theirs.fileno())]
             fds = [self._ram_fd, self._console_fd, theirs.fileno()]
             if saved:
-                _copy_sparse(saved / "ram", self._ram_fd)
                 state = os.open(saved / "state", os.O_RDONLY)
                 undo.callback(os.close, state)
                 argv += ["-incoming", "defer"]
@@ -167,7 +168,10 @@ class Machine:
             else:
                 argv += [*_kernel(config, img), "-S"]
             self._log_fd = log
-            self.qmp = _start(argv, fds, log, undo)
+            self.qmp = _spawn(argv, fds, log, undo)
+            if saved:  # while QEMU starts
+                _copy_sparse(saved / "ram", self._ram_fd)
+            _greet(self.qmp, log)
             # The state of a saved machine leaves out the RAM, which is a file already.
             self.qmp.call("migrate-set-capabilities", capabilities=[{"capability": "x-ignore-shared", "state": True}])
             if saved:
@@ -199,10 +203,7 @@ class Machine:
         The state is taken from a running machine, so that a restored one runs
         at once. RAM is not in it (x-ignore-shared): that file is copied.
         """
-        self.settle()
-        self._still = False
-        self.qmp.call("cont")
-        with open(directory / "state", "wb") as state:
+        with self.running(), open(directory / "state", "wb") as state:
             self.qmp.give_fd(state.fileno(), "state")
             self.qmp.call("migrate", uri="fd:state")
             self._wait_migrated()
@@ -227,8 +228,11 @@ class Machine:
                 self.qmp.every(LINGER, self._stop_if_idle)
         try:
             yield
-        except (MachineDied, MachineTimeout) as e:
+        except MachineTimeout as e:
             e.console = e.console or self.console()
+            raise
+        except MachineDied:
+            self._explain_end()
             raise
         finally:
             with self._lock:
@@ -287,11 +291,17 @@ class Machine:
         code = self.qmp.process.poll()
         if code is None:
             return
-        console = self.console()
-        why = "the guest's kernel panicked" if "Kernel panic" in console else \
-            f"QEMU ended with status {code}: {self._qemu_says()}"
+        console, panic = self.console(), self._panic()
+        why = "the guest's kernel panicked" if panic else f"QEMU ended with status {code}: {self._qemu_says()}"
         self.close(why)
-        raise MachineDied("the virtual machine died", why, "start a new Lab: Lab(...)", console=console)
+        raise MachineDied("the virtual machine died", why, "start a new Lab: Lab(...)", console=panic or console)
+
+    def _explain_end(self) -> None:
+        """Its channel closes a little before the process has ended: then say what check() says."""
+        if not self._dead:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.qmp.process.wait(2.0)
+            self.check()
 
     def console(self, lines: int = 15) -> str:
         """Return the last lines the guest's kernel printed."""
@@ -303,6 +313,12 @@ class Machine:
             return self._last_console
         size = os.fstat(self._console_fd).st_size
         return os.pread(self._console_fd, size, 0).decode(errors="replace").replace("\r", "")
+
+    def _panic(self) -> str:
+        """The console from its last "Kernel panic" on: the reason stands there, a stack and registers below."""
+        lines = self.console_text().splitlines()
+        first = max((i for i, line in enumerate(lines) if "Kernel panic" in line), default=len(lines))
+        return "\n".join(lines[first:first + 15])
 
     def _qemu_says(self) -> str:
         text = os.pread(self._log_fd, 4096, 0).decode(errors="replace")
@@ -327,8 +343,8 @@ class Machine:
             self.ram.close()
 
 
-def _start(argv: list[str], fds: list[int], log: int, undo: contextlib.ExitStack) -> Qmp:
-    """Start QEMU and greet it. Raises SetupError when it is not there or refuses its command line."""
+def _spawn(argv: list[str], fds: list[int], log: int, undo: contextlib.ExitStack) -> Qmp:
+    """Start QEMU. Raises SetupError when it is not there."""
     if shutil.which(QEMU) is None:
         raise SetupError(f"{QEMU} is not installed", "the lab's machine is a QEMU process",
                          "apt-get install qemu-system-x86, or `make lab`")
@@ -336,21 +352,24 @@ def _start(argv: list[str], fds: list[int], log: int, undo: contextlib.ExitStack
         qmp = Qmp(argv, fds, log)
     except OSError as e:
         raise SetupError("cannot start QEMU", str(e), "apt-get install qemu-system-x86 util-linux") from e
+    undo.callback(qmp.close)
+    return qmp
+
+
+def _greet(qmp: Qmp, log: int) -> None:
+    """Wait for QEMU's greeting. Raises MachineDied with its own words when it refuses its command line."""
     try:
         qmp.connect(RESTORE_LIMIT)
     except (MachineDied, MachineTimeout) as e:
-        qmp.close()
         said = os.pread(log, 4096, 0).decode(errors="replace").strip().splitlines()
         raise MachineDied("QEMU did not start", said[-1] if said else str(e), "python -m pvmlab doctor") from e
-    undo.callback(qmp.close)
-    return qmp
 
 
 # --- files without names ----------------------------------------------------------------------------------------------
 
 def _memfd(name: str, size: int, undo: contextlib.ExitStack) -> int:
     """Make a file that lives in memory and nowhere else; refused when the memory is not there."""
-    available = _available_memory()
+    available = available_memory()
     if size > available:
         raise SetupError(f"a machine with {size // MIB} MiB does not fit", f"{available // MIB} MiB are free here",
                          "close other labs, or ask for less: Lab(ram=64)")
@@ -360,7 +379,7 @@ def _memfd(name: str, size: int, undo: contextlib.ExitStack) -> int:
     return fd
 
 
-def _available_memory() -> int:
+def available_memory() -> int:
     """Bytes that can be had: the computer's, or what the container's limit leaves."""
     with open("/proc/meminfo") as f:
         free = next(int(line.split()[1]) * 1024 for line in f if line.startswith("MemAvailable"))
@@ -371,6 +390,10 @@ def _available_memory() -> int:
                       if line.startswith("inactive_file "))
         free = min(free, limit - used + cached)
     return free
+
+
+_PAGE = 4096
+_ZEROS = bytes(_PAGE)
 
 
 def _extents(fd: int) -> Iterator[tuple[int, int]]:
@@ -403,9 +426,13 @@ def _copy_sparse(path: Path, target: int) -> None:
 
 
 def _save_sparse(source: int, path: Path) -> None:
+    """Copy a file and leave out pages full of zeros: a hole reads the same and costs nothing to restore."""
     with open(path, "wb") as f:
         os.ftruncate(f.fileno(), os.fstat(source).st_size)
-        _copy_extents(source, f.fileno())
+        for offset, length in _extents(source):
+            for at in range(offset, offset + length, _PAGE):
+                if (page := os.pread(source, _PAGE, at)) != _ZEROS:
+                    os.pwrite(f.fileno(), page, at)
 
 
 # --- from nothing to a machine whose agent answers ---------------------------------------------------------------------
@@ -485,12 +512,12 @@ def _need_room(path: Path, size: int) -> None:
 def _home(config: Config, accel: str, img: _image.Image) -> Path:
     """Where a machine like this is saved: another QEMU, command line or image is another machine."""
     flags = [*_board(config), *_cpu(config), *_accel(config, accel), *_ram(config, 0), command_line(config)]
-    key = json.dumps([qemu_version(), flags, img.digest, _host_cpu()])
+    key = json.dumps([qemu_version(), flags, img.digest, host_cpu()])
     return _image.cache() / "machines" / hashlib.sha256(key.encode()).hexdigest()[:24]
 
 
 @_once
-def _host_cpu() -> str:
+def host_cpu() -> str:
     with open("/proc/cpuinfo") as f:
         return next((line.split(":")[1].strip() for line in f if line.startswith("model name")), "")
 
@@ -518,7 +545,7 @@ def acceleration(config: Config, img: _image.Image, greet) -> str:
         raise UsageError(f"PVMLAB_ACCEL={chosen!r}", "it is tcg or kvm", "unset PVMLAB_ACCEL to have it probed")
     if chosen or config.icount or not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return chosen if chosen and not config.icount else "tcg"
-    memory = _image.cache() / f"accel-{hashlib.sha256((qemu_version() + _host_cpu()).encode()).hexdigest()[:16]}"
+    memory = _image.cache() / f"accel-{hashlib.sha256((qemu_version() + host_cpu()).encode()).hexdigest()[:16]}"
     if not memory.exists():
         _image.write_whole(memory, _probe(config, img, greet).encode())
     return "kvm" if memory.read_text() == "kvm" else "tcg"

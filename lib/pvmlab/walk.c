@@ -138,6 +138,15 @@ static uint64_t stamp(struct reader *sections, struct reader *owners, const stru
 	return ext ? get(owners, ext + pfn * at->ext_size + at->ext_stamp, 8) : 0;
 }
 
+/*
+ * page_mapcount_is_type(), include/linux/page-flags.h: some pages (hugetlb)
+ * keep their type in the top byte of _mapcount and no count of their own.
+ */
+static int32_t own_mapcount(int32_t found)
+{
+	return found < -(1 << 24) ? 0 : found + 1;
+}
+
 static void read_page(struct reader *r, const struct pvm_layout *at, uint64_t pfn, struct pvm_page *out)
 {
 	uint64_t page = at->vmemmap + pfn * at->page_size;
@@ -150,7 +159,7 @@ static void read_page(struct reader *r, const struct pvm_layout *at, uint64_t pf
 	out->head = (folio - at->vmemmap) / at->page_size;
 	out->index = get(r, folio + at->index, 8) + pfn - out->head;
 	out->refcount = (int32_t)get(r, folio + at->refcount, 4);
-	out->mapcount = (int32_t)get(r, page + at->mapcount, 4) + 1;
+	out->mapcount = own_mapcount((int32_t)get(r, page + at->mapcount, 4));
 	out->exclusive = get(r, page + at->flags, 8) >> at->exclusive_bit & 1;
 	out->order = 0;
 	if (flags >> at->head_bit & 1) {
