@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: MIT
+"""The bundled image: found, held against its manifest, unpacked once, and each way it can be wrong is said."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pvmlab import Lab, image
+from pvmlab.errors import ImageError, SetupError, UsageError
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("PVMLAB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def bundle(tmp_path, monkeypatch, cache):
+    """A copy of the bundle that a test may damage, and an empty cache."""
+    copy = tmp_path / "prebuilt"
+    shutil.copytree(image.prebuilt(), copy)
+    monkeypatch.setenv("PVMLAB_IMAGE", str(copy))
+    return copy
+
+
+def flip(path, at=None):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 if at is None else at] ^= 1
+    path.write_bytes(data)
+
+
+def change(bundle, edit):
+    path = bundle / "manifest.json"
+    manifest = json.loads(path.read_text())
+    edit(manifest)
+    path.write_text(json.dumps(manifest))
+
+
+def bundled(name):
+    """The file of the bundle that holds one part of v2."""
+    return image.manifest()["kernels"]["v2"][name]
+
+
+def test_a_good_image_is_unpacked_once_and_private(bundle, cache):
+    first = image.image("v2")
+    assert first.name == "v2" and first.release.startswith("6.12")
+    assert stat.S_IMODE(cache.stat().st_mode) == 0o700
+    assert {first.vmlinux, first.initramfs, first.debug} == set(cache.iterdir())
+    assert first.vmlinux.read_bytes()[:4] == first.debug.read_bytes()[:4] == b"\x7fELF"
+    stamps = {path: path.stat().st_mtime_ns for path in cache.iterdir()}
+    assert image.image("v2") == first
+    assert {path: path.stat().st_mtime_ns for path in cache.iterdir()} == stamps
+
+
+def test_no_image(tmp_path, monkeypatch, cache):
+    monkeypatch.setenv("PVMLAB_IMAGE", str(tmp_path / "nothing"))
+    with pytest.raises(ImageError, match="no image in .*make image"):
+        Lab(kernel="v2")
+
+
+def test_an_unknown_kernel_names_the_known_ones():
+    with pytest.raises(UsageError, match="no kernel is called 'v9': bundled are .*v2"):
+        Lab(kernel="v9")
+
+
+@pytest.mark.parametrize("part", ["vmlinux", "initramfs", "debug"])
+def test_one_bit_flipped(bundle, part):
+    flip(bundle / bundled(part))
+    with pytest.raises(ImageError, match="is damaged.*→"):
+        Lab(kernel="v2")
+
+
+@pytest.mark.parametrize("part", ["vmlinux", "initramfs", "debug"])
+def test_cut_short(bundle, part):
+    path = bundle / bundled(part)
+    os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(ImageError, match="is damaged"):
+        Lab(kernel="v2")
+
+
+@pytest.mark.parametrize("part", ["vmlinux", "initramfs", "debug"])
+def test_a_file_missing(bundle, part):
+    (bundle / bundled(part)).unlink()
+    with pytest.raises(ImageError, match="cannot read.*make image"):
+        Lab(kernel="v2")
+
+
+@pytest.mark.parametrize("edit", [lambda m: m.update(format=2), lambda m: m.pop("format")])
+def test_another_format(bundle, edit):
+    change(bundle, edit)
+    with pytest.raises(ImageError, match="another version.*format 1"):
+        Lab(kernel="v2")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "\x00\xff", '{"format": 1'])
+def test_a_manifest_that_is_none(bundle, text):
+    (bundle / "manifest.json").write_text(text)
+    with pytest.raises(ImageError, match="manifest.json"):
+        Lab(kernel="v2")
+
+
+@pytest.mark.parametrize("edit", [lambda m: m.pop("kernels"), lambda m: m.pop("files"),
+                                  lambda m: m["kernels"]["v2"].pop("debug"), lambda m: m["kernels"]["v2"].pop("symbols"),
+                                  lambda m: m["files"].clear()])
+def test_a_manifest_with_a_hole(bundle, edit):
+    change(bundle, edit)
+    with pytest.raises(ImageError, match="manifest.json"):
+        Lab(kernel="v2")
+
+
+def test_an_unpacked_file_that_was_cut_is_unpacked_again(bundle):
+    whole = image.image("v2").vmlinux.read_bytes()
+    os.truncate(image.image("v2").vmlinux, 4096)
+    assert image.image("v2").vmlinux.read_bytes() == whole
+
+
+def test_what_a_killed_writer_left_is_swept(cache):
+    cache.mkdir()
+    old, young = cache / ".half", cache / ".young"
+    for path in (old, young, cache / "kept"):
+        path.write_bytes(b"x")
+        os.utime(path, (0, 0) if path is not young else None)
+    (cache / ".directory").mkdir()
+    os.utime(cache / ".directory", (0, 0))
+    image.write_whole(cache / "new", b"all of it")
+    assert sorted(p.name for p in cache.iterdir()) == [".young", "kept", "new"]
+    assert (cache / "new").read_bytes() == b"all of it"
+
+
+# --- a cache that cannot take it ----------------------------------------------------------------------------------------
+
+def mounted(path, options):
+    """Mount a tmpfs for a test; skip where that is not allowed."""
+    path.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "pvmlab-test", str(path)], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"needs to mount a small tmpfs: {done.stderr.strip()}")
+    return path
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    made: list[Path] = []
+
+    def make(options):
+        made.append(mounted(tmp_path / "small", options))
+        monkeypatch.setenv("PVMLAB_CACHE", str(made[-1]))
+        return made[-1]
+    yield make
+    for path in made:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+def test_a_full_cache(small):
+    path = small("size=8m")
+    with pytest.raises(SetupError, match="cannot write.*No space left.*PVMLAB_CACHE"):
+        Lab(kernel="v2")
+    assert [p.name for p in path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_cache_without_a_single_inode_left(small):
+    small("size=1m,nr_inodes=1")
+    with pytest.raises(SetupError, match="PVMLAB_CACHE"):
+        Lab(kernel="v2")
+
+
+def test_a_cache_with_room_for_the_image_only(small):
+    """Then there is no saved machine, and each Lab boots."""
+    path = small("size=64m")
+    with Lab(kernel="v2") as lab:
+        assert lab.task("server").syscall("getpid") > 1
+    assert list((path / "machines").iterdir()) == []
+
+
+def test_a_read_only_cache(small):
+    path = small("size=64m")
+    subprocess.run(["mount", "-o", "remount,ro", str(path)], check=True)
+    with pytest.raises(SetupError, match="no room for unpacked images.*PVMLAB_CACHE"):
+        Lab(kernel="v2")
+
+
+def test_a_cache_that_is_a_file(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("PVMLAB_CACHE", str(tmp_path / "file"))
+    with pytest.raises(SetupError, match="PVMLAB_CACHE"):
+        Lab(kernel="v2")
