@@ -75,8 +75,8 @@ def pfn_of(raw: int) -> int:
     A PROT_NONE entry (not present for the processor) has its frame bits
     inverted against L1TF: arch/x86/include/asm/pgtable-invert.h.
     """
-    if not raw & _PRESENT:
-        raw = ~raw
+    if not raw & _PRESENT:  # of a huge one only the bits from 2 MiB up: pfn_pmd() clears those below
+        raw = ~raw & -LEVEL_SIZE["pmd"] if raw & _PSE else ~raw
     return (raw & _PFN_MASK) >> PAGE_SHIFT
 
 

@@ -123,6 +123,8 @@ def _unpacked(name: str, about: dict) -> Path:
     if not (target.exists() and target.stat().st_size == about["unpacked_size"]):
         data = _checked(prebuilt() / name, about)
         write_whole(target, lzma.decompress(data) if name.endswith(".xz") else data)
+    with contextlib.suppress(OSError):
+        os.utime(target)  # still in use: see sweep()
     return target
 
 
@@ -155,9 +157,11 @@ def write_whole(target: Path, data: bytes) -> None:
     sweep(target.parent)
 
 
-def sweep(directory: Path, age: float = 600.0) -> None:
-    """Remove what writers who were killed left half made: hidden names older than `age` seconds."""
+def sweep(directory: Path, half_made: float = 600.0, unused: float = 30 * 86400.0) -> None:
+    """Remove what nobody will miss: hidden names older than `half_made` seconds, whose writers were killed,
+    and what was not touched for `unused` seconds: images and machines of older checkouts."""
     with contextlib.suppress(OSError):
-        for part in directory.iterdir():
-            if part.name.startswith(".") and time.time() - part.lstat().st_mtime > age:
-                shutil.rmtree(part) if part.is_dir() else part.unlink()
+        for path in directory.iterdir():
+            age = time.time() - path.lstat().st_mtime
+            if age > (half_made if path.name.startswith(".") else unused):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -124,15 +124,8 @@ class Lab:
                 raise
 
     def thp(self, when: str) -> None:
-        """Set when anonymous memory gets huge pages: "always", "madvise" or "never".
-
-        The rest is set to a kernel's usual defaults; with less than 512 MiB of
-        RAM it starts with all of them off (hugepage_init(), mm/huge_memory.c).
-        """
-        base = "/sys/kernel/mm/transparent_hugepage"
-        self.guest.write_file(f"{base}/enabled", when)
-        self.guest.write_file(f"{base}/defrag", "madvise")
-        self.guest.write_file(f"{base}/use_zero_page", "1")
+        """Set when anonymous memory gets huge pages: "always", "madvise" (as it starts) or "never"."""
+        self.guest.write_file("/sys/kernel/mm/transparent_hugepage/enabled", when)
 
     def ksm(self, run: bool, pages_to_scan: int = 10000, sleep_ms: int = 0) -> None:
         """Start or stop KSM's scanner."""

@@ -463,6 +463,9 @@ def machine(config: Config, greet) -> Machine:
 
 def restored(config: Config, accel: str, img: _image.Image, saved: Path, greet) -> Machine:
     """Restore a saved machine. A damaged one may load and then not answer: it gets less time than others."""
+    with contextlib.suppress(PermissionError):
+        os.utime(saved)  # still in use: see image.sweep()
+        os.utime(saved.parent)
     again = Machine.restore(config, accel, img, saved)
     try:
         again.timeout = RESTORE_LIMIT

@@ -55,9 +55,20 @@ def test_a_good_image_is_unpacked_once_and_private(bundle, cache):
     assert stat.S_IMODE(cache.stat().st_mode) == 0o700
     assert {first.vmlinux, first.initramfs, first.debug} == set(cache.iterdir())
     assert first.vmlinux.read_bytes()[:4] == first.debug.read_bytes()[:4] == b"\x7fELF"
-    stamps = {path: path.stat().st_mtime_ns for path in cache.iterdir()}
+    files = {path: path.stat().st_ino for path in cache.iterdir()}
     assert image.image("v2") == first
-    assert {path: path.stat().st_mtime_ns for path in cache.iterdir()} == stamps
+    assert {path: path.stat().st_ino for path in cache.iterdir()} == files
+
+
+def test_what_an_older_checkout_left_is_swept_and_what_is_used_stays(bundle, cache):
+    first = image.image("v2")
+    old = cache / "0123456789abcdef-vmlinux-v2"
+    old.write_bytes(b"of a checkout long gone")
+    for path in (old, first.vmlinux):
+        os.utime(path, (0, 0))
+    assert image.image("v2") == first  # touches what it uses
+    image.sweep(cache)
+    assert not old.exists() and first.vmlinux.exists()
 
 
 def test_no_image(tmp_path, monkeypatch, cache):

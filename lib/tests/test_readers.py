@@ -302,7 +302,6 @@ def test_the_world_holds_every_kind_of_entry(world):
     assert "LOCKED" in seen.vma(at.locked).flags and kind(at.locked) == "anon"
 
 
-@pytest.mark.xfail(strict=True, reason="entry.pfn_of() takes the inverted low frame bits of a huge entry for set ones")
 def test_a_huge_page_that_is_prot_none_keeps_its_frame(machine_lab):
     """Its frame bits are inverted too, but not those below 2 MiB (pfn_pmd(), arch/x86/include/asm/pgtable.h)."""
     machine_lab.thp("madvise")

@@ -817,9 +817,26 @@ static void mount_all(void)
 	}
 }
 
+static void set(const char *path, const char *value)
+{
+	int fd = sys(__NR_open, path, O_WRONLY);
+
+	sys(__NR_write, fd, value, text_len(value));
+	sys(__NR_close, fd);
+}
+
+/* With less than 512 MiB of RAM the kernel starts with huge pages off (hugepage_init(), mm/huge_memory.c). */
+static void usual_huge_pages(void)
+{
+	set("/sys/kernel/mm/transparent_hugepage/enabled", "madvise");
+	set("/sys/kernel/mm/transparent_hugepage/defrag", "madvise");
+	set("/sys/kernel/mm/transparent_hugepage/use_zero_page", "1");
+}
+
 static void use_guest(void)
 {
 	mount_all();
+	usual_huge_pages();
 	run_on(0, 1);
 }
 
