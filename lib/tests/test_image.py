@@ -138,7 +138,7 @@ def test_what_a_killed_writer_left_is_swept(cache):
     old, young = cache / ".half", cache / ".young"
     for path in (old, young, cache / "kept"):
         path.write_bytes(b"x")
-        os.utime(path, (0, 0) if path is not young else None)
+        os.utime(path, (0, 0) if path is old else None)
     (cache / ".directory").mkdir()
     os.utime(cache / ".directory", (0, 0))
     image.write_whole(cache / "new", b"all of it")
