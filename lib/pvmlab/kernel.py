@@ -9,8 +9,10 @@ Leaves out: page tables and struct pages (pagetable.py), the reverse map
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+
 import drgn
 from drgn import Object, Program
 from drgn.helpers.linux.list import list_for_each_entry
@@ -49,13 +51,13 @@ class Kernel:
     debug: ELF file with symbols and DWARF; symbols: virtual addresses of
     init_top_pgt, vmcoreinfo_data and vmcoreinfo_size (from the manifest).
     Raises ImageError when they do not fit each other. Loading takes some 0.2 s,
-    so one Kernel serves all machines of an image, one after the other: at().
+    so one Kernel serves all machines of an image, one after the other: at(), under `lock`.
 
     prog: the drgn Program, for probes of one's own: lab.kernel.prog["init_mm"].
     """
 
     def __init__(self, debug: Path, symbols: dict[str, int], memory: Memory) -> None:
-        self.memory = memory
+        self.memory, self.lock = memory, threading.RLock()
         self.pgd = symbols["init_top_pgt"] - _START_KERNEL_MAP
         self.prog = Program(drgn.Platform(drgn.Architecture.X86_64, drgn.PlatformFlags.IS_64_BIT
                                           | drgn.PlatformFlags.IS_LITTLE_ENDIAN))

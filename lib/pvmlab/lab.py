@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import threading
 import weakref
 from collections.abc import Iterator
-from functools import lru_cache
-from pathlib import Path
 
 from . import vm
 from .errors import GuestError, MachineTimeout, UsageError
 from .guest import Guest, Task
+from .image import Image
 from .kernel import Kernel
 from .look import look
 from .memory import Memory
@@ -72,10 +72,17 @@ class Lab:
     @property
     def kernel(self) -> Kernel:
         """The kernel's structures for probes of one's own: lab.kernel.prog["init_mm"]."""
+        with self._reading() as kernel:
+            return kernel
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[Kernel]:
+        """The readers, pointed at this machine, which stands still; labs of one image share them in turn."""
         self.machine.settle()
         self.machine.check()
-        return _kernel(self.machine.image.debug, vm.command_line(self.config), _Symbols(self.machine.image.symbols),
-                       self._memory).at(self._memory)
+        kernel = _kernel(self.machine.image, vm.command_line(self.config), self._memory)
+        with kernel.lock:
+            yield kernel.at(self._memory)
 
     def look(self, label: str = "", *, inside: bool = False) -> Snapshot:
         """Read the kernel's state from its memory, with the machine standing still.
@@ -86,9 +93,9 @@ class Lab:
         lock stays held (a call that sleeps with it, or a deadlock).
         """
         for _ in range(_TRIES):
-            kernel = self.kernel
-            seen = look(kernel, self.guest.names, label)
-            if inside or not (seen.held or _just_born(seen, kernel.jiffies)):
+            with self._reading() as kernel:
+                seen, now = look(kernel, self.guest.names, label), kernel.jiffies
+            if inside or not (seen.held or _just_born(seen, now)):
                 return seen
             self.run_for(_A_LITTLE)
         if seen.held:
@@ -106,7 +113,7 @@ class Lab:
         """Make a cgroup with a memory limit in bytes (None: no limit); return its directory for task(cgroup=)."""
         path = f"/sys/fs/cgroup/{cgroup}"
         self.guest.write_file("/sys/fs/cgroup/cgroup.subtree_control", "+memory")
-        with contextlib.suppress(Exception):
+        with _but(errno.EEXIST):
             self.guest.mkdir(path)
         self.guest.write_file(f"{path}/memory.max", "max" if size is None else str(size))
         return path
@@ -117,11 +124,8 @@ class Lab:
         Source: memory_reclaim(), mm/memcontrol.c. It says EAGAIN when there was
         less to be had; that is no failure here.
         """
-        try:
+        with _but(errno.EAGAIN):
             self.guest.write_file(f"{cgroup}/memory.reclaim", str(size))
-        except GuestError as e:
-            if e.errno != errno.EAGAIN:
-                raise
 
     def thp(self, when: str) -> None:
         """Set when anonymous memory gets huge pages: "always", "madvise" (as it starts) or "never"."""
@@ -167,24 +171,27 @@ def _just_born(seen: Snapshot, now: int) -> bool:
     return max(stamps, default=0) & (1 << 32) - 1 >= now & (1 << 32) - 1 > 0
 
 
-class _Symbols(dict):
-    """A few symbols as a cache key: they are fixed by the image."""
-
-    def __hash__(self) -> int:
-        return hash(tuple(sorted(self.items())))
-
-
-@lru_cache(maxsize=4)
-def _kernel_of(debug: Path, command_line: str, symbols: _Symbols) -> list[Kernel]:
-    return []
+@contextlib.contextmanager
+def _but(harmless: int) -> Iterator[None]:
+    """Let one errno pass."""
+    try:
+        yield
+    except GuestError as e:
+        if e.errno != harmless:
+            raise
 
 
-def _kernel(debug: Path, command_line: str, symbols: _Symbols, memory: Memory) -> Kernel:
-    """Return the readers for an image; its debug information is loaded once a process."""
-    slot = _kernel_of(debug, command_line, symbols)
-    if not slot:
-        slot.append(Kernel(debug, symbols, memory))
-    return slot[0]
+_kernels: dict[tuple[str, str], Kernel] = {}
+_loading = threading.Lock()
+
+
+def _kernel(image: Image, command_line: str, memory: Memory) -> Kernel:
+    """Return the readers of an image; its debug information is loaded once in a process."""
+    with _loading:
+        key = (image.digest, command_line)
+        if key not in _kernels:
+            _kernels[key] = Kernel(image.debug, image.symbols, memory)
+        return _kernels[key]
 
 
 # --- one cell, one machine --------------------------------------------------------------------------------------------

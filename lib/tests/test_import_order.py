@@ -41,7 +41,7 @@ MAY = {
     "pagetable": {"_walk", "entry", "memory", "model"},
     "rmap": {"model"},
     "look": {"entry", "kernel", "model", "pagetable", "rmap"},
-    "lab": {"guest", "kernel", "look", "memory", "model", "vm"},
+    "lab": {"image", "guest", "kernel", "look", "memory", "model", "vm"},
     # comparing
     "identity": {"entry", "model"},
     "diff": {"entry", "identity", "model"},
