@@ -13,6 +13,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import logging
+import os
 import socket
 import subprocess
 import threading
@@ -131,6 +132,10 @@ class Qmp:
 
 
 def _spawn(argv: Sequence[str], pass_fds: Sequence[int], log: int) -> subprocess.Popen:
-    """Start QEMU so that it dies with the thread that called (prctl(2), PR_SET_PDEATHSIG)."""
-    return subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *argv], pass_fds=pass_fds,
-                            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    """Start QEMU so that it dies with the thread that called (prctl(2), PR_SET_PDEATHSIG).
+
+    One malloc arena serves all of its threads: a stopped machine is a megabyte smaller.
+    """
+    return subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *argv], pass_fds=pass_fds, stdin=subprocess.DEVNULL,
+                            stdout=log, stderr=log, start_new_session=True,
+                            env={**os.environ, "MALLOC_ARENA_MAX": "1"})
