@@ -7,6 +7,7 @@ Leaves out: doing the walk (rmap.py); it draws what an RmapWalk says.
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from ..model import RmapStep, RmapWalk
@@ -74,7 +75,9 @@ def _said(walks: Sequence[RmapWalk | None], name: str, says: Callable[[RmapWalk]
 
 
 def _twice(w: RmapWalk) -> tuple[str, ...]:
-    return tuple(f"‼ the page is mapped twice in {name}" for name in w.twice)
+    hits = Counter("/".join(step.tasks) for step in w.hits)
+    often = {2: "twice"}
+    return tuple(f"‼ the page is mapped {often.get(hits[name], f'{hits[name]} times')} in {name}" for name in w.twice)
 
 
 def _missed(w: RmapWalk) -> tuple[str, ...]:
