@@ -16,7 +16,8 @@ lab: ## set everything up, then open the notebooks in JupyterLab (127.0.0.1, wit
 	@binder/setup
 	@$(PYTHON) -m pvmlab warm || { $(PYTHON) -m pvmlab doctor; exit 1; }
 	@echo "[lab] JupyterLab starts. Open the address below, with its token; Ctrl-C twice ends it."
-	@exec $(PYTHON) -m jupyterlab --ServerApp.ip=127.0.0.1 --log-level=WARN $(AS_ROOT) $(NO_BROWSER) $(OFFLINE) notebooks
+	@exec $(PYTHON) -m jupyterlab --ServerApp.ip=127.0.0.1 \
+		--LabApp.default_url=/lab/tree/00-start-here.ipynb --log-level=WARN $(AS_ROOT) $(NO_BROWSER) $(OFFLINE) notebooks
 
 test: ## all that CI runs: is the image up to date, the notebooks, the tests
 	@binder/setup lib/tests/apt.txt
