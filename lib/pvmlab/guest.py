@@ -24,8 +24,8 @@ from typing import Any
 
 from . import abi, calls
 from .arguments import c_string, unsigned
-from .errors import (ExpectationFailed, GuestError, ImageError, PvmlabError,
-                     TaskFault, TaskGone, UsageError, errno_name)
+from .errors import (ExpectationFailed, GuestError, ImageError, MachineTimeout,
+                     PvmlabError, TaskFault, TaskGone, UsageError, errno_name)
 from .requests import (BUILDERS, Request, bounded, call_text,
                        clone_mapping_request, clone_request, madvise_request,
                        mmap_request, mprotect_request, mremap_request,
@@ -40,6 +40,8 @@ READ_MAX = 64 << 20
 _HOME, _ELSEWHERE = 1, (1 << 64) - 2
 #: Bytes that one frame of write_file() carries beside the path.
 _FILE_CHUNK = 1 << 18
+#: Seconds that a call which was given up on gets to come back before the next.
+_SETTLE = 3.0
 #: How PID 1's child ends when a task cannot even be started (agent/init.c).
 _NOT_STARTED = {125: "there is no such cgroup directory, or it takes no tasks",
                 126: "its output file cannot be written",
@@ -144,7 +146,7 @@ class Call:
 
     def _await(self, timeout: float | None = None) -> None:
         if self._reply is None:
-            self._reply = self.task.guest.wire.wait(self.seq, timeout, what=self.text)
+            self._reply = self.task.guest.wait(self.seq, timeout, self.text)
 
     def _result(self) -> Any:
         return self.task._understand(self.request, self._reply)
@@ -394,7 +396,11 @@ class Task:
         """One operation, from its start to its result."""
         with self.guest.port.running():
             call = self._begin(request)
-            call._await()
+            try:
+                call._await()
+            except MachineTimeout:
+                self.guest.stuck = call.text
+                raise
         return call._result()
 
     def _begin(self, request: Request, elsewhere: bool = False) -> Call:
@@ -418,7 +424,11 @@ class Task:
         if current._kept:
             raise UsageError(text, f"{self.name} is still in {current.request.text}",
                              "wait() for that Call or stop() it, or use a thread")
-        current._await()
+        try:
+            current._await(_SETTLE)
+        except MachineTimeout as e:
+            raise UsageError(text, f"{self.name} is still in {current.request.text}, which was given up on",
+                             "use another task, or start afresh: lab = Lab(...)") from e
 
     def _move(self, elsewhere: bool, text: str) -> None:
         """Place it before its operation; on one CPU this fails, and may."""
@@ -488,6 +498,7 @@ class Guest:
         """
         self.port, self.series, self.wire = port, series, Wire(port)
         self.closed = False
+        self.stuck = ""                     # the call that last ran into its bound
         self.names: dict[int, str] = {}     # of the processes started so far, by pid
         self.hello = self._greet()
 
@@ -592,9 +603,20 @@ class Guest:
         seq = self.wire.number()
         try:
             self.wire.post(seq, abi.enum("pvm_init_op")[op], what=text, **fields)
-            return self.wire.wait(seq, timeout, what=text)
+            return self.wait(seq, timeout, text)
         finally:
             self.wire.forget(seq)
+
+    def wait(self, seq: int, timeout: float | None, what: str) -> abi.Frame:
+        """Wait for a reply; once a call has hung, the others get less time and the error names it."""
+        bound = _SETTLE if timeout is None and self.stuck else timeout
+        try:
+            return self.wire.wait(seq, bound, what=what)
+        except MachineTimeout as e:
+            if not self.stuck:
+                raise
+            raise MachineTimeout(what, f"no answer within {bound:g} s; the guest has been stuck since "
+                                 f"\"{self.stuck}\"", "start afresh: lab = Lab(...)", console=e.console) from None
 
     def _checked(self, op: str, text: str, call: str, **fields: Any) -> abi.Frame:
         reply = self._request(op, text, **fields)

@@ -152,6 +152,7 @@ class Lab:
         """End the machine; its tasks say so from here on. Closing twice is harmless."""
         if hasattr(self, "guest"):
             self.guest.close()
+        self.machine.close("it was closed")
         self._finish()
 
     def __enter__(self) -> Lab:
@@ -161,7 +162,7 @@ class Lab:
         self.close()
 
     def __repr__(self) -> str:
-        state = "running" if self._finish.alive else "closed"
+        state = self.machine.state
         return f"<Lab {self.config.kernel}: {self.config.cpus} CPUs, {self.config.ram} MiB, {self.machine.accel}, {state}>"
 
 
@@ -215,9 +216,14 @@ def _close_predecessors(lab: Lab) -> None:
 
 
 def _cell() -> tuple[str, int] | None:
-    """Return the running notebook cell's id and how often anything ran, or None outside a notebook."""
+    """Return the running notebook cell's id (its text, where it has none) and how often anything ran.
+
+    None outside a notebook.
+    """
     try:
         shell = get_ipython()  # type: ignore[name-defined]
-        return shell.parent_header["metadata"]["cellId"], shell.execution_count
-    except (NameError, KeyError, TypeError, AttributeError):
+        source = shell.user_ns["In"][-1]
+    except (NameError, KeyError, IndexError, AttributeError):
         return None
+    metadata = getattr(shell, "get_parent", dict)().get("metadata", {})
+    return metadata.get("cellId", source), shell.execution_count

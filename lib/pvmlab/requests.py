@@ -75,7 +75,23 @@ def length_of(len: int | None, pages: int | None, what: str) -> int:
     if (len is None) == (pages is None):
         raise UsageError(what, "it needs a length, once",
                          "pass len= (bytes) or pages=")
-    return unsigned(len if pages is None else pages * calls.PAGE_SIZE, what)
+    given = unsigned(len if pages is None else pages, what)     # an int, or refused
+    return given if pages is None else unsigned(pages * calls.PAGE_SIZE, what)
+
+
+def address(value: int, what: str) -> int:
+    """Return an address for the kernel: as given, wrong or not, in 64 bits; text is none."""
+    if isinstance(value, str):
+        raise UsageError(what, f"{value!r} is text, not an address",
+                         "pass the int that mmap() returned; hex() is for looking at it")
+    return unsigned(value, what)
+
+
+def process(value: Asked | int, what: str) -> Asked | int:
+    """Return what names a process: a Task or a pid."""
+    if isinstance(value, int) or hasattr(value, "pid"):
+        return value
+    raise UsageError(what, f"{value!r} is no process", "pass the Task, or its pid")
 
 
 def bounded(value: int, most: int, unit: str, what: str) -> int:
@@ -144,20 +160,20 @@ def mmap_request(task: Asked, addr: int = 0, *, len: int | None = None,
 def munmap_request(task: Asked, addr: int, *, len: int | None = None,
                    pages: int | None = None) -> Request:
     """Build munmap; see Task.munmap."""
-    return syscall_request(task, "munmap", addr, length_of(len, pages, "munmap"))
+    return syscall_request(task, "munmap", address(addr, "munmap"), length_of(len, pages, "munmap"))
 
 
 def mprotect_request(task: Asked, addr: int, prot: int, *, len: int | None = None,
                      pages: int | None = None) -> Request:
     """Build mprotect; see Task.mprotect."""
-    return syscall_request(task, "mprotect", addr,
+    return syscall_request(task, "mprotect", address(addr, "mprotect"),
                            length_of(len, pages, "mprotect"), prot)
 
 
 def madvise_request(task: Asked, addr: int, advice: int, *, len: int | None = None,
                     pages: int | None = None) -> Request:
     """Build madvise; see Task.madvise."""
-    return syscall_request(task, "madvise", addr,
+    return syscall_request(task, "madvise", address(addr, "madvise"),
                            length_of(len, pages, "madvise"), advice)
 
 
@@ -176,8 +192,9 @@ def clone_mapping_request(task: Asked, source: Asked | int, src_addr: int, *,
                           len: int | None = None, pages: int | None = None,
                           dst_addr: int = 0, flags: int = 0) -> Request:
     """Build process_vm_mmap; see Task.process_vm_mmap."""
-    return syscall_request(task, "process_vm_mmap", source, src_addr,
-                           length_of(len, pages, "process_vm_mmap"), dst_addr, flags)
+    what = "process_vm_mmap"
+    return syscall_request(task, what, process(source, what), address(src_addr, what),
+                           length_of(len, pages, what), address(dst_addr, what), flags)
 
 
 def transfer_request(call: str) -> Callable[..., Request]:

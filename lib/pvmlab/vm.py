@@ -276,6 +276,15 @@ class Machine:
             self.check()
             raise MachineDied("the machine does not stop", str(e), "start a new Lab", console=self.console()) from e
 
+    @property
+    def state(self) -> str:
+        """"running", "standing still" or why it is no more, in words."""
+        if self._dead:
+            return f"closed: {self._dead}"
+        if self.qmp.process.poll() is not None:
+            return "dead"
+        return "running" if self._users else "standing still"
+
     def run_for(self, ms: float) -> None:
         """Let the guest run for so many milliseconds of the host's time."""
         with self.running():

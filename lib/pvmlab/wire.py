@@ -174,7 +174,7 @@ class Wire:
         if left <= 0:
             raise MachineTimeout(
                 what, f"no answer within {bound:g} s",
-                "pass a longer timeout, or look at the machine: it may hang")
+                "the guest's kernel may hang in it: lab.console() may say why; lab = Lab(...) starts afresh")
 
     def _broken(self, why: object) -> None:
         self.port.check()

@@ -8,9 +8,10 @@ Leaves out: finding the changes (diff.py).
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 
 from .diff import Change, Diff, Line
@@ -31,11 +32,24 @@ def lines(diff: Diff) -> tuple[Line, ...]:
     for change in diff.changes:
         if not _belongs(change, whole):
             by_kind[change.kind].append(change)
-    return tuple(line for part in (
+    told = (line for part in (
         say.tasks(diff, whole), say.vmas(by_kind["vma"]), say.anon_vmas(by_kind["anon_vma"]),
         say.links(by_kind["link"]), say.entries(by_kind["entry"]), say.pages(by_kind["page"]),
         say.tables(by_kind["table"]), say.mms(by_kind["mm"]), say.counters(by_kind["counter"]),
         say.locks(by_kind["lock"])) for line in part)
+    return tuple(sorted(told, key=_aside(diff)))
+
+
+#: Counters that count single events of everybody; the others move in batches, or with the kernel's own needs.
+_EXACT = ("pswp", "pgmajfault", "swpin", "swpout", "thp_", "ksm_", "cow_ksm", "memcg:", "Committed_AS")
+#: What a program has beside the memory that a lesson speaks of.
+_BESIDE = re.compile(r"·bss|·stack|\[stack\]|on an LRU list|^counters of the whole machine")
+
+
+def _aside(diff: Diff) -> Callable[[Line], bool]:
+    """Tell the lines to put last: of unnamed processes, of a program's own memory, of the kernel's lists."""
+    others = tuple(f"{task.name}: " for task in diff.snapshots[-1].others)
+    return lambda line: bool(_BESIDE.search(line.text) or (others and line.text.startswith(others)))
 
 
 def _belongs(change: Change, whole: set[tuple[str, Key]]) -> bool:
@@ -262,9 +276,12 @@ class _Say:
                 yield Line(SIGN[c.what], f"mm of {self.mm(c.id)} is {'new' if c.what == 'added' else 'gone'}", (c,))
 
     def counters(self, changes: list[Change]) -> Iterator[Line]:
-        if changes:
-            yield Line("~", "counters: " + ", ".join(f"{c.id[0]} {c.after - c.before:+d}" for c in changes),
-                       tuple(changes))
+        exact = [c for c in changes if c.id[0].startswith(_EXACT)]
+        for name, some in (("counters", exact), ("counters of the whole machine",
+                                                 [c for c in changes if c not in exact])):
+            if some:
+                yield Line("~", f"{name}: " + ", ".join(f"{c.id[0]} {c.after - c.before:+d}" for c in some),
+                           tuple(some))
 
     def locks(self, changes: Iterable[Change]) -> Iterator[Line]:
         for c in changes:

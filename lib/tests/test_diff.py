@@ -85,7 +85,7 @@ def test_a_clone_in_words(stamps):
                  "consumer: 4 entries 0x7f11a0000000–0x7f11a0004000 new: P US A D NX",
                  "4 frames 0x1a2b–0x1a2e: now mapped by consumer too; no longer exclusive "
                  "(mapcount 1 → 2, refcount 1 → 2)",
-                 "counters: pgalloc_normal +4"):
+                 "counters of the whole machine: pgalloc_normal +4"):
         assert said in words
 
 

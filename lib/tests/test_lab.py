@@ -318,3 +318,27 @@ def test_other_machines(config):
         server.stamp(buf, 2)
         assert len(lab.look().task("server").mm.entries.between(buf, buf + 8192)) == 2
         assert lab.guest.read_file("/proc/cpuinfo").decode().count("processor\t") == lab.config.cpus
+
+
+_BOOT = """
+from pvmlab import Lab
+lab = Lab(kernel="v2")
+lab
+"""
+_COUNT = """
+import os
+os.popen(f"pgrep -c -P {os.getpid()} qemu-system").read().strip()
+"""
+
+
+def test_a_real_notebook_kernel_keeps_one_machine_although_it_keeps_every_output():
+    from jupyter_client.manager import start_new_kernel
+    manager, client = start_new_kernel(kernel_name="python3")
+    try:
+        said = []
+        for code in [_BOOT] * 5 + [_COUNT]:
+            client.execute_interactive(code, timeout=60, output_hook=lambda m: said.append(m["content"]))
+        assert said[-2]["data"]["text/plain"] == "'1'", said[-3:]
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)

@@ -22,7 +22,7 @@ def walk(walks: Sequence[RmapWalk | None], name_of: Callable[[int, int], str]) -
     page = Row("walk-page-row", "head", tuple(w and Seen((f"frame {pfn:#x}",)) for w in walks))
     start = Row("walk-start-row", "head", tuple(w and Seen((_start(w, name_of(i, w.start)), _count(w)))
                                                 for i, w in enumerate(walks)))
-    visits = [_visit(walks, i) for i in range(max(len(w.steps) for w in walks if w is not None))]
+    visits = [_visit(walks, key) for key in dict.fromkeys(key for w in walks if w is not None for key in _visited(w))]
     visits += [_said(walks, "twice", _twice), _said(walks, "missed", _missed)]
     rows = [_title(walks), *(row for row in visits if any(row.seen))]
     quiet = None in walks  # some step has nothing to compare with
@@ -44,17 +44,26 @@ def _start(w: RmapWalk, name: str) -> str:
 
 
 def _count(w: RmapWalk) -> str:
-    return f"{len(w.steps)} VMAs visited, {len(w.hits)} hits"
+    def many(count: int, what: str) -> str:
+        return f"{count} {what}" + "s" * (count != 1)
+    return f"{many(len(w.steps), 'VMA')} visited, {many(len(w.hits), 'hit')}"
 
 
 def _title(walks: Sequence[RmapWalk | None]) -> Row:
     return Row("walk-visits-head", "head", tuple(w and Seen(("VMAs in the order of the walk",)) for w in walks))
 
 
-def _visit(walks: Sequence[RmapWalk | None], i: int) -> Row:
-    seen = tuple(_step(w.steps[i], i) if w is not None and i < len(w.steps) else None for w in walks)
-    refs = dict.fromkeys(f"vma-{w.steps[i].vma:x}" for w in walks if w is not None and i < len(w.steps))
-    return Row(f"walk-visit-{i + 1}", "visit", seen, tuple(refs))
+def _visited(w: RmapWalk) -> dict[tuple[int, int | None], int]:
+    """Which VMA was visited at which address, and as the how manieth."""
+    return {(step.vma, step.address): i for i, step in enumerate(w.steps)}
+
+
+def _visit(walks: Sequence[RmapWalk | None], key: tuple[int, int | None]) -> Row:
+    """One VMA's row: the same in every step, whatever its turn."""
+    turns = [_visited(w).get(key) if w is not None else None for w in walks]
+    seen = tuple(_step(w.steps[i], i) if i is not None else None for w, i in zip(walks, turns))
+    address = "outside" if key[1] is None else f"{key[1]:x}"
+    return Row(f"walk-visit-{key[0]:x}-{address}", "visit", seen, (f"vma-{key[0]:x}",))
 
 
 def _step(step: RmapStep, i: int) -> Seen:
