@@ -8,9 +8,7 @@ Leaves out: stopping it (lab.py) and comparing (diff.py).
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from types import MappingProxyType
 
 from drgn import Object, cast
@@ -29,23 +27,6 @@ def look(kernel: Kernel, names: Mapping[int, str], label: str = "") -> Snapshot:
     names: {pid: name} of the processes a lesson speaks of; the others are
     called by their comm. label: what figures call this moment.
     """
-    with _no_collection():
-        return _look(kernel, names, label)
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Keep the garbage collector away: thousands of values are made here, and none of them is garbage."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
-
-
-def _look(kernel: Kernel, names: Mapping[int, str], label: str) -> Snapshot:
     anon_vmas: dict[int, AnonVma] = {}
     mms: dict[int, Mm] = {}
     tasks = sorted((_task(kernel, t, names, mms, anon_vmas) for t in kernel.tasks()), key=lambda t: t.id[::-1])
