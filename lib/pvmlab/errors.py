@@ -101,8 +101,8 @@ class TaskGone(PvmlabError):
     """The process or thread that was asked is no more, or its lab is closed."""
 
 
-class MachineDied(PvmlabError):
-    """The virtual machine is no more: it panicked, was killed or shut down.
+class _MachineError(PvmlabError):
+    """Something about the machine, told with what its kernel said last.
 
     console: the last lines the guest's kernel printed, perhaps empty
     """
@@ -113,28 +113,18 @@ class MachineDied(PvmlabError):
         self.console = console
 
     def __str__(self) -> str:
-        return _with_console(super().__str__(), self.console)
+        text = super().__str__()
+        if not self.console:
+            return text
+        return f"{text}\n--- the console's last lines ---\n{self.console.rstrip()}"
 
 
-class MachineTimeout(PvmlabError):
-    """The virtual machine did not answer within a bound (it may still live).
-
-    console: the last lines the guest's kernel printed, perhaps empty
-    """
-
-    def __init__(self, what: str, why: str = "", mend: str = "", *,
-                 console: str = "") -> None:
-        super().__init__(what, why, mend)
-        self.console = console
-
-    def __str__(self) -> str:
-        return _with_console(super().__str__(), self.console)
+class MachineDied(_MachineError):
+    """The virtual machine is no more: it panicked, was killed or shut down."""
 
 
-def _with_console(text: str, console: str) -> str:
-    if not console:
-        return text
-    return f"{text}\n--- the console's last lines ---\n{console.rstrip()}"
+class MachineTimeout(_MachineError):
+    """The virtual machine did not answer within a bound (it may still live)."""
 
 
 class ImageError(PvmlabError):
