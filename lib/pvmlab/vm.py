@@ -334,12 +334,6 @@ class Machine:
         said = [line for line in text.splitlines() if "doesn't support requested feature" not in line]
         return said[-1] if said else "no message"
 
-    @property
-    def resident(self) -> int:
-        """Bytes of the host's memory that QEMU and the guest's RAM take (Pss of the process)."""
-        with open(f"/proc/{self.qmp.process.pid}/smaps_rollup") as f:
-            return next(int(line.split()[1]) * 1024 for line in f if line.startswith("Pss:"))
-
     def close(self, why: str = "it was closed") -> None:
         """End QEMU and give everything back. Closing twice is harmless."""
         with self._lock:
