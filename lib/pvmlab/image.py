@@ -29,7 +29,7 @@ FORMAT = 1
 class Image:
     """One kernel of the bundle with what belongs to it, ready to be opened.
 
-    name: "v2", …; release: what uname -r says; vmlinux, initramfs, debug:
+    name: "v2" or "v3"; release: what uname -r says; vmlinux, initramfs, debug:
     unpacked files; digest: sha256 over the three, names a saved machine;
     symbols: virtual addresses from which a reader starts.
     """

@@ -30,7 +30,7 @@ _TRIES, _A_LITTLE = 50, 2
 class Lab:
     """A pristine booted machine with a patched kernel.
 
-    kernel: "v2"; cpus: 1 to 4; ram: MiB; icount: one CPU with QEMU's
+    kernel: "v2" or "v3"; cpus: 1 to 4; ram: MiB; icount: one CPU with QEMU's
     instruction counting. Raises UsageError for what cannot be, SetupError when
     this computer lacks something, ImageError when the image is missing or
     damaged, MachineDied or MachineTimeout when the machine does not come up.

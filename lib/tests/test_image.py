@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pvmlab import Lab, image
+from pvmlab import Lab, bench, image
 from pvmlab.errors import ImageError, SetupError, UsageError
 
 
@@ -144,6 +144,28 @@ def test_what_a_killed_writer_left_is_swept(cache):
     image.write_whole(cache / "new", b"all of it")
     assert sorted(p.name for p in cache.iterdir()) == [".young", "kept", "new"]
     assert (cache / "new").read_bytes() == b"all of it"
+
+
+@pytest.mark.parametrize("kernel", image.kernels())
+def test_every_kernel_comes_up_anew_and_from_its_saved_machine(cache, kernel):
+    for _ in range(2):
+        with Lab(kernel=kernel) as lab:
+            utsname = bytearray(6 * 65)
+            lab.task("server").syscall("uname", utsname)
+            assert utsname[2 * 65:].partition(b"\0")[0].decode() == image.image(kernel).release
+            assert lab.look().task("server").mm.vmas
+
+
+def test_the_kernels_share_their_initramfs_and_no_more():
+    parts = [{part: about[part] for part in ("vmlinux", "debug", "initramfs")}
+             for about in image.manifest()["kernels"].values()]
+    assert len({about["initramfs"] for about in parts}) == 1
+    assert len({about[part] for about in parts for part in ("vmlinux", "debug")}) == 2 * len(parts)
+
+
+def test_the_bundle_is_within_its_budget():
+    [(unit, budget)] = [(unit, budget) for what, unit, budget, *_ in bench.BUDGETS if what == "bundled image"]
+    assert unit == "MB" and sum(path.stat().st_size for path in image.prebuilt().iterdir()) <= budget * 1e6
 
 
 # --- a cache that cannot take it ----------------------------------------------------------------------------------------

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: MIT
+"""vm-image/build lays out patched sources so that make builds what changed, and no less.
+
+On a source of a few lines: the kernel itself is built by `make image`. What
+decides is the time a file was written last, as it is for make.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.machinery
+import importlib.util
+import subprocess
+
+import pytest
+
+from pvmlab.image import root
+
+SOURCE = {"mm/mmap.c": "a\nb\nc\n", "mm/vma.c": "1\n2\n3\n", "mm/rmap.c": "x\ny\nz\n"}
+
+
+@pytest.fixture
+def build(tmp_path, monkeypatch):
+    """vm-image/build as a module, with a source of three files to work on."""
+    loader = importlib.machinery.SourceFileLoader("build", str(root() / "vm-image/build"))
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("build", loader))
+    loader.exec_module(module)
+    for name, text in SOURCE.items():
+        put(tmp_path / "top/linux" / name, text)
+    subprocess.run(["tar", "cJf", tmp_path / "linux.tar.xz", "-C", tmp_path / "top", "linux"], check=True)
+    pinned = {"tarball": "linux.tar.xz", "sha256": module.sha256(tmp_path / "linux.tar.xz")}
+    monkeypatch.setattr(module, "WORK", tmp_path / "work")
+    monkeypatch.setattr(module, "base", lambda: pinned)
+    monkeypatch.setattr(module, "tarball", lambda: tmp_path / "linux.tar.xz")
+    return module
+
+
+@pytest.fixture
+def patch(tmp_path):
+    """Makes a patch that turns one text of a file into another ("": not there)."""
+    made = []
+
+    def make(name, old, new):
+        lines = difflib.unified_diff(old.splitlines(True), new.splitlines(True),
+                                     f"a/{name}" if old else "/dev/null", f"b/{name}" if new else "/dev/null")
+        mode = "" if old else "new file mode 100644\n"
+        path = put(tmp_path / f"{len(made)}.patch", f"why\n---\n\ndiff --git a/{name} b/{name}\n{mode}{''.join(lines)}")
+        made.append(path)
+        return path
+    return make
+
+
+def put(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def texts(source):
+    return {str(path.relative_to(source)): path.read_text() for path in source.rglob("*") if path.is_file()}
+
+
+def written(source):
+    return {str(path.relative_to(source)): path.stat().st_mtime_ns for path in source.rglob("*") if path.is_file()}
+
+
+def newer(before, after):
+    """The files that make would find changed."""
+    assert all(after[name] >= time for name, time in before.items() if name in after)
+    return {name for name, time in after.items() if time > before.get(name, 0)}
+
+
+def test_the_source_is_patched_and_what_was_unpacked_stays_pristine(build, patch):
+    source = build.prepare("v2", [patch("mm/mmap.c", "a\nb\nc\n", "a\nB\nc\n"), patch("mm/new.c", "", "n\n")])
+    assert texts(source) == SOURCE | {"mm/mmap.c": "a\nB\nc\n", "mm/new.c": "n\n"}
+    assert texts(build.unpacked()) == SOURCE
+
+
+def test_the_same_again_writes_nothing(build, patch):
+    series = [patch("mm/mmap.c", "a\nb\nc\n", "a\nB\nc\n")]
+    before = written(build.prepare("v2", series))
+    assert written(build.prepare("v2", series)) == before
+
+
+def test_a_patch_more_makes_its_files_newer_and_no_others(build, patch):
+    first = patch("mm/mmap.c", "a\nb\nc\n", "a\nB\nc\n")
+    before = written(build.prepare("v2", [first]))
+    source = build.prepare("v2", [first, patch("mm/vma.c", "1\n2\n3\n", "1\n2\n4\n")])
+    assert newer(before, written(source)) == {"mm/vma.c"}
+
+
+def test_a_patch_less_makes_its_files_newer_though_they_are_pristine(build, patch):
+    """Their objects hold the patch."""
+    first, second = patch("mm/mmap.c", "a\nb\nc\n", "a\nB\nc\n"), patch("mm/vma.c", "1\n2\n3\n", "1\n2\n4\n")
+    before = written(build.prepare("v2", [first, second]))
+    source = build.prepare("v2", [first])
+    assert texts(source) == SOURCE | {"mm/mmap.c": "a\nB\nc\n"}
+    assert newer(before, written(source)) == {"mm/vma.c"}
+
+
+def test_a_file_that_a_patch_brought_goes_with_it(build, patch):
+    build.prepare("v2", [patch("mm/new.c", "", "n\n")])
+    assert texts(build.prepare("v2", [])) == SOURCE
+
+
+def test_a_file_that_two_patches_change(build, patch):
+    first, second = patch("mm/mmap.c", "a\nb\nc\n", "a\nB\nc\n"), patch("mm/mmap.c", "a\nB\nc\n", "a\nC\nc\n")
+    before = written(build.prepare("v2", [first]))
+    source = build.prepare("v2", [first, second])
+    assert texts(source)["mm/mmap.c"] == "a\nC\nc\n" and newer(before, written(source)) == {"mm/mmap.c"}
+
+
+def test_an_interrupted_run_is_mended_by_the_next(build, patch, monkeypatch):
+    series = [patch("mm/mmap.c", "a\nb\nc\n", "a\nB\nc\n"), patch("mm/vma.c", "1\n2\n3\n", "1\n2\n4\n")]
+    build.prepare("v2", [])
+    real = build.put
+
+    def interrupted(wanted, target):
+        if target.name == "vma.c":
+            raise KeyboardInterrupt
+        real(wanted, target)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(build, "put", interrupted)
+        build.prepare("v2", series)
+    assert texts(build.prepare("v2", [])) == SOURCE
+    assert texts(build.prepare("v2", series))["mm/vma.c"] == "1\n2\n4\n"
+
+
+def test_another_base_begins_anew(build, patch, monkeypatch, tmp_path):
+    build.prepare("v2", [])
+    old = put(tmp_path / "work/v2/obj/mmap.o", "built of another source")
+    monkeypatch.setattr(build, "base", lambda: {"tarball": "linux.tar.xz", "sha256": "of another"})
+    assert texts(build.prepare("v2", [])) == SOURCE and not old.exists()
+
+
+def test_a_patch_that_does_not_apply_is_named(build, patch):
+    with pytest.raises(build.Stop, match="patch -p1"):
+        build.prepare("v2", [patch("mm/mmap.c", "q\nr\ns\n", "q\nR\ns\n")])
+
+
+def test_every_patch_decides_what_the_image_is(build):
+    """Numbered without a gap, and each one an input: a change of it makes the image stale."""
+    for series in ("v2", "v3"):
+        paths = sorted((root() / "kernel-patches" / series).glob("*.patch"))
+        assert [int(path.name[:4]) for path in paths] == list(range(len(paths)))
+        assert {f"kernel-patches/{series}/{path.name}" for path in paths[1:]} <= build.inputs().keys()
