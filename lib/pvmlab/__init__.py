@@ -17,11 +17,12 @@ from . import calls
 from .diff import Diff, steps
 from .draw import picture
 from .errors import GuestError, PvmlabError
-from .guest import expect
+from .guest import errno_of, expect
 from .lab import Lab
 from .model import Snapshot
 
-__all__ = ["Diff", "GuestError", "Lab", "PvmlabError", "Snapshot", "calls", "expect", "picture", "steps"]
+__all__ = ["Diff", "GuestError", "Lab", "PvmlabError", "Snapshot", "calls", "errno_of", "expect", "picture",
+           "steps"]
 
 if (_shell := getattr(_sys.modules.get("IPython"), "get_ipython", lambda: None)()) is not None:
     from .widgets import show_in_notebooks

@@ -19,6 +19,7 @@ what 64 bits cannot express is refused on this side.
 from __future__ import annotations
 
 import signal as _signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -658,6 +659,18 @@ class Guest:
 
 
 # ---- failures as results -----------------------------------------------------
+
+def errno_of(call: Callable[..., object], *args: Any, **named: Any) -> str:
+    """Make a call that may fail; return its error's name, such as "EFAULT", or "" when it succeeded.
+
+        errno_of(consumer.process_vm_mmap, server, buf, pages=4)
+    """
+    try:
+        call(*args, **named)
+    except GuestError as e:
+        return errno_name(e.errno)
+    return ""
+
 
 class expect:
     """`with expect(errno.EFAULT) as failed:` – the error that has to come.

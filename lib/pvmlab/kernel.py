@@ -109,6 +109,16 @@ class Kernel:
     def _word(self, address: int) -> int:
         return self.memory.u64(address - _START_KERNEL_MAP)
 
+    def syscall_name(self, number: int) -> str:
+        """Return the function behind a system call's number, as "process_vm_mmap", or "" beyond the table.
+
+        Source: sys_call_table, arch/x86/entry/syscall_64.c.
+        """
+        table = self.prog.symbol("sys_call_table")
+        if not 0 <= number < table.size // 8:
+            return ""
+        return self.prog.symbol(self.prog.read_u64(table.address + 8 * number)).name.removeprefix("__x64_sys_")
+
     # --- processes ---
 
     def tasks(self) -> Iterator[Object]:

@@ -20,7 +20,7 @@ from pvmlab import calls
 from pvmlab.errors import (ExpectationFailed, GuestError, ImageError, MachineDied,
                            MachineTimeout, PvmlabError, TaskFault, TaskGone,
                            UsageError)
-from pvmlab.guest import Guest, expect
+from pvmlab.guest import Guest, errno_of, expect
 
 PAGE = 4096
 
@@ -591,6 +591,13 @@ def test_expect_shows_the_error(task):
         task.syscall("close", 99)
     assert failed.error.errno == errno.EBADF
     assert "server: close(99) → EBADF" in repr(failed)
+
+
+def test_errno_of_is_the_errors_name_or_nothing(task):
+    assert errno_of(task.syscall, "close", 99) == "EBADF"
+    assert errno_of(task.mmap, pages=1) == ""
+    with pytest.raises(TaskFault):
+        errno_of(task.read, 0, 1)
 
 
 def test_expect_wants_an_error():

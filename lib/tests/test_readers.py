@@ -749,3 +749,10 @@ def test_every_thing_has_a_stamp(world):
     assert all(mm.born for mm in snapshot.mms) and all(av.born for av in snapshot.anon_vmas.values())
     assert all(vma.born for mm in snapshot.mms for vma in mm.vmas)
     assert all(page.born for page in snapshot.pages.values() if page.kind in ("anon", "ksm"))
+
+
+def test_the_table_of_system_calls_says_what_is_behind_a_number(world):
+    """The agent makes these calls by number all the time, so the numbers are right."""
+    name = world.lab.kernel.syscall_name
+    assert (name(9), name(310), name(548)) == ("mmap", "process_vm_readv", "process_vm_mmap")
+    assert name(547) == "ni_syscall" and name(549) == "" and name(-1) == ""
