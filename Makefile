@@ -38,6 +38,14 @@ bench: ## the budgets, as measured here (ARGS="--json --peers")
 	@binder/setup
 	@$(PYTHON) -m pvmlab bench $(ARGS)
 
+site: ## run the course and write it as pages whose figures still step, into site/
+	@binder/setup
+	@$(PYTHON) -m pvmlab site site
+
+review: ## run the course and write its verdicts as one page, site/review.html
+	@binder/setup
+	@$(PYTHON) -m pvmlab review site/review.html
+
 image: ## build the kernels and the guest's programs, and write vm-image/prebuilt
 	@vm-image/build image
 
@@ -48,8 +56,8 @@ patches: ## build the kernel after every single patch
 	@vm-image/build patches
 
 clean: ## remove what was built here (saved machines stay in ~/.cache/pvmlab)
-	rm -rf .venv .pytest_cache .hypothesis lib/.pytest_cache lib/.hypothesis lib/*.egg-info lib/build vm-image/work
+	rm -rf site .venv .pytest_cache .hypothesis lib/.pytest_cache lib/.hypothesis lib/*.egg-info lib/build vm-image/work
 	rm -f lib/pvmlab/_walk.*
 	find lib notebooks -name __pycache__ -o -name .ipynb_checkpoints 2>/dev/null | while IFS= read -r d; do rm -rf "$$d"; done
 
-.PHONY: help lab test doctor bench image reproduce patches clean
+.PHONY: help lab test doctor bench site review image reproduce patches clean

@@ -40,6 +40,10 @@ def _parser() -> argparse.ArgumentParser:
     command("warm", _warm, "boot and save a machine of each kernel, so that Lab() is quick from the first time on")
     drawn = command("picture", _picture, "draw the README's picture: one process_vm_mmap(), as this machine's kernel did it")
     drawn.add_argument("file", help="SVG file to write")
+    pages = command("site", _site, "run the course and write it as pages whose figures step, with an index")
+    pages.add_argument("folder", help="where to write them")
+    verdicts = command("review", _review, "run the course and write its verdicts as one page")
+    verdicts.add_argument("file", help="HTML file to write")
     command("version", _version, "print the versions of pvmlab and its kernels")
     return parser
 
@@ -66,6 +70,18 @@ def _picture(args: argparse.Namespace) -> int:
         Path(args.file).write_text(the_call().svg())
     except OSError as e:
         raise PvmlabError(f"cannot write {args.file}", str(e), "name a file in a directory you may write to") from e
+    return 0
+
+
+def _site(args: argparse.Namespace) -> int:
+    from .lesson import publish     # nbconvert takes a second to load
+    print(f"the course begins at {publish.site(Path(args.folder))}")
+    return 0
+
+
+def _review(args: argparse.Namespace) -> int:
+    from .lesson import publish
+    print(f"the verdicts are in {publish.review(Path(args.file))}")
     return 0
 
 

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: MIT
+"""A piece of one of our patches, read from the patch file itself.
+
+Adds: patch(), which shows a function's part of a patch in colour, what did
+not change folded, and beside it what the patch's own message says of it.
+Leaves out: applying patches (vm-image/build).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from html import escape
+from itertools import groupby
+from pathlib import Path
+
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import CLexer
+
+from ..errors import UsageError
+from ..image import root
+from .markup import frame, paragraphs
+
+#: Unchanged lines in a row that are still shown; of a longer row, so many at each end.
+_MOST_PLAIN, _ENDS = 5, 2
+_CLASS = {"+": " add", "-": " del", " ": ""}
+
+
+@dataclass(frozen=True)
+class Hunk:
+    """One hunk. at: the function git names behind the @@; lines: as they stand, each with its sign."""
+
+    file: str
+    at: str
+    start: int
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One patch file: subject without its brackets, paragraphs of the message, hunks."""
+
+    series: str
+    number: int
+    subject: str
+    message: tuple[str, ...]
+    hunks: tuple[Hunk, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.series} patch {self.number}"
+
+
+def read(series: str, number: int) -> Patch:
+    """Read kernel-patches/SERIES/NUMBER-*.patch; UsageError where there is none."""
+    folder = root() / "kernel-patches" / series
+    found = sorted(folder.glob(f"{number:04}-*.patch")) if number > 0 else []
+    if not found:
+        there = sorted(int(p.name[:4]) for p in folder.glob("0*.patch") if not p.name.startswith("0000"))
+        raise UsageError(f"patch({series!r}, {number})", f"there is none in {folder}",
+                         f"there are {there[0]} to {there[-1]}" if there else "the series are v2 and v3")
+    return _parse(series, number, found[0])
+
+
+def _parse(series: str, number: int, path: Path) -> Patch:
+    head, _, rest = path.read_text().partition("\n---\n")
+    fields, _, message = head.partition("\n\n")
+    subject = re.sub(r"\s+", " ", re.search(r"^Subject: (?:\[[^]]*\] )?(.*(?:\n .*)*)", fields, re.M)[1])
+    return Patch(series, number, subject, tuple(message.strip("\n").split("\n\n")), tuple(_hunks(rest)))
+
+
+def _hunks(diff: str) -> Iterator[Hunk]:
+    for part in re.split(r"^diff --git ", diff, flags=re.M)[1:]:
+        file = re.match(r"a/(\S+)", part)[1]
+        for piece in re.split(r"^@@ ", part, flags=re.M)[1:]:
+            place, _, rest = piece.partition("\n")
+            start = int(re.search(r"\+(\d+)", place)[1])
+            lines = re.split(r"^-- $", rest, maxsplit=1, flags=re.M)[0].rstrip("\n").split("\n")
+            yield Hunk(file, place.partition("@@")[2].strip(), start, tuple(line or " " for line in lines))
+
+
+class Excerpt:
+    """A piece of a patch as it stands in a notebook."""
+
+    def __init__(self, patch: Patch, pieces: Sequence[Hunk], said: Sequence[str]) -> None:
+        self.patch, self.pieces, self.said = patch, tuple(pieces), tuple(said)
+
+    @cached_property
+    def _code(self) -> str:
+        return "".join(f"<pre><span class=l><strong>{escape(piece.file)}</strong>, line {piece.start}</span></pre>"
+                       f"{''.join(_folded(_coloured(piece.lines)))}" for piece in self.pieces)
+
+    def html(self) -> str:
+        """Return the code and, beside it, the message's own words."""
+        whole = "\n\n".join(self.patch.message)
+        body = (f"<p><strong>{escape(self.patch.name)}</strong>: {escape(self.patch.subject)}</p><div class=pvl-sides>"
+                f'<div class=pvl-code tabindex=0 role=region aria-label="the code">{self._code}</div>'
+                f"<div>{''.join(map(paragraphs, self.said))}<details><summary>The whole message</summary>"
+                f"<pre>{escape(whole)}</pre></details></div></div>")
+        return frame("patch", f"{self.patch.name}: {self.patch.subject}", body)
+
+    def text(self) -> str:
+        code = "\n\n".join(f"{p.file}, line {p.start}\n" + "\n".join(p.lines) for p in self.pieces)
+        return f"{self.patch.name}: {self.patch.subject}\n\n{code}\n\n" + "\n\n".join(self.said)
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        return {"text/html": self.html(), "text/plain": self.text()}
+
+
+def patch(series: str, number: int, *, function: str | None = None, file: str | None = None,
+          about: str | Sequence[str] = ()) -> Excerpt:
+    """Return a piece of a patch, with what its message says of it.
+
+    function: the C function whose changes to show (mm/memory.c has
+    copy_pmd_range()); file: only of this file; about: words that the wanted
+    paragraphs of the message contain, by default the function's name, and the
+    first paragraph where no one has it. Raises UsageError when the patch does
+    not change that function, or its message has no such paragraph.
+    """
+    whole = read(series, number)
+    hunks = [h for h in whole.hunks if file is None or h.file == file]
+    pieces = [p for h in hunks for p in _of_function(h, function)] if function else hunks
+    if not pieces:
+        raise UsageError(f"{whole.name} does not change {function or file}",
+                         f"it changes {', '.join(dict.fromkeys(h.file for h in whole.hunks))}")
+    return Excerpt(whole, pieces, _paragraphs(whole, (about,) if isinstance(about, str) else about, function))
+
+
+def _paragraphs(whole: Patch, about: Sequence[str], function: str | None) -> list[str]:
+    """The paragraphs that have these words, in their order; each of the words must be somewhere."""
+    flat = [" ".join(part.split()) for part in whole.message]
+    for words in about:
+        if not any(words in part for part in flat):
+            raise UsageError(f"the message of {whole.name} does not say {words!r}", "it was changed, or never did")
+    wanted = about or ((f"{function}()",) if function else ())
+    return [part for part in flat if any(words in part for words in wanted)] or flat[:1]
+
+
+def _of_function(hunk: Hunk, function: str) -> Iterator[Hunk]:
+    """The lines of a hunk that belong to a function: from its head, or the hunk's begin, to its closing brace."""
+    named = re.compile(rf"[ +-](?:[A-Za-z].*)?\b{function}[(,]")
+    begun = re.search(rf"\b{function}[(,]", hunk.at) is not None
+    start = 0 if begun else None
+    for i, line in enumerate(hunk.lines):
+        if start is None and named.match(line) and _defined(hunk.lines[i:]):
+            start = _head(hunk.lines, i)
+        if start is not None and line[:2] in (" }", "+}"):
+            yield Hunk(hunk.file, hunk.at, hunk.start + _new_lines(hunk.lines[:start]), hunk.lines[start:i + 1])
+            start = None
+    if start is not None:
+        yield Hunk(hunk.file, hunk.at, hunk.start + _new_lines(hunk.lines[:start]), hunk.lines[start:])
+
+
+def _defined(lines: Sequence[str]) -> bool:
+    """Whether these lines begin a function, and not its declaration: a brace comes before a semicolon."""
+    ends = (line.rstrip()[-1:] for line in lines)
+    return next((end for end in ends if end in (";", "{")), "") == "{"
+
+
+def _head(lines: Sequence[str], i: int) -> int:
+    """Where a function begins whose name stands in line i: its return type and comment may stand above."""
+    while i and lines[i - 1].strip("+- \t") and lines[i - 1][1:2] != "}":
+        i -= 1
+    return i
+
+
+def _new_lines(lines: Sequence[str]) -> int:
+    return sum(not line.startswith("-") for line in lines)
+
+
+def _coloured(lines: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(sign, HTML) of each line."""
+    code = "\n".join(line[1:] for line in lines)
+    made = highlight(code, CLexer(stripnl=False), HtmlFormatter(nowrap=True)).split("\n")
+    for line, html in zip(lines, made):
+        yield line[0], f'<span class="l{_CLASS.get(line[0], "")}">{line[0]} {html or " "}</span>'
+
+
+def _folded(lines: Iterator[tuple[str, str]]) -> Iterator[str]:
+    """Long runs of unchanged lines fold; what stands around a change stays."""
+    for plain, run in groupby(lines, lambda line: line[0] == " "):
+        html = [made for _, made in run]
+        if plain and len(html) > _MOST_PLAIN:
+            middle = html[_ENDS:-_ENDS]
+            yield f"<pre>{''.join(html[:_ENDS])}</pre><details><summary>{len(middle)} unchanged lines</summary>"
+            yield f"<pre>{''.join(middle)}</pre></details><pre>{''.join(html[-_ENDS:])}</pre>"
+        else:
+            yield f"<pre>{''.join(html)}</pre>"
