@@ -264,8 +264,7 @@ def _mm_fields(who: Identity, a: int, b: int, old: Mm, new: Mm) -> Iterator[Fiel
 
 
 def _vma_fields(who: Identity, a: int, b: int, old: Vma, new: Vma) -> Iterator[Field]:
-    yield from _plain(old, new, "vm_start", "vm_end", "vm_flags", "flags", "vm_pgoff", "name", "file",
-                      "dev", "inode", "locked")
+    yield from _plain(old, new, "vm_start", "vm_end", "vm_flags", "flags", "vm_pgoff", "name", "file", "dev", "inode")
     yield from _pointer(who, a, b, "anon_vma", old.anon_vma, new.anon_vma)
 
 

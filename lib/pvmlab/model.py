@@ -209,7 +209,6 @@ class Vma:
     file: int = 0
     dev: str = "00:00"
     inode: int = 0
-    locked: bool = False
 
     @property
     def id(self) -> tuple[int, int]:

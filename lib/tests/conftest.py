@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: MIT
 """A pristine machine for each test that asks for one, listened to until its end.
 
-Adds: `lab`, which fails a test whose kernel complained, `server` and
-`consumer`, the two tasks of most tests, and `proc`, the guest's own view of
-its memory. Leaves out: what is tested.
+Adds: `lab`, which fails a test whose kernel complained or miscounted, on each
+kernel that the test names; `server` and `consumer`, the two tasks of most
+tests, and `proc`, the guest's own view of its memory. Leaves out: what is
+tested.
 """
 
 from __future__ import annotations
 
 import contextlib
 import re
+import signal
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -17,6 +19,7 @@ import pytest
 
 from pvmlab import Lab
 from pvmlab.guest import Guest, Task
+from pvmlab.model import Mm, Snapshot
 
 PAGE = 4096
 _COMPLAINT = re.compile(r"WARNING:|\bBUG\b|\bOops\b|Bad (rss-counter|page)|possible (recursive|circular) locking"
@@ -28,9 +31,28 @@ def complaints(console: str) -> list[str]:
     return [line for line in console.splitlines() if _COMPLAINT.search(line)]
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "kernels(*names): the kernels a test runs on, one after the other; v2 alone "
+                            "where a test has no such mark. A test's own mark counts, not its module's.")
+    config.addinivalue_line("markers", "miscounts(*names): the kernels whose counters are wrong after this test; "
+                            "that they are is then asserted, and on the others that they are right.")
+
+
+def pytest_generate_tests(metafunc):
+    mark = metafunc.definition.get_closest_marker("kernels")
+    if mark and "kernel" in metafunc.fixturenames:
+        metafunc.parametrize("kernel", mark.args)
+
+
+@pytest.fixture
+def kernel():
+    """The name of the kernel under test."""
+    return "v2"
+
+
 @contextlib.contextmanager
-def _listened_to() -> Iterator[Lab]:
-    with Lab(kernel="v2") as lab:
+def _listened_to(kernel: str = "v2", **machine: object) -> Iterator[Lab]:
+    with Lab(kernel=kernel, **machine) as lab:
         lab.guest.write_file("/proc/sys/kernel/printk", "8")    # "quiet" would keep warnings off the console
         yield lab
         console = lab.machine.console_text()
@@ -39,14 +61,49 @@ def _listened_to() -> Iterator[Lab]:
 
 @pytest.fixture
 def new_lab():
-    """Makes a machine, for a `with` block whose end fails if its kernel complained."""
+    """Makes a machine, for a `with` block whose end fails if its kernel complained: new_lab(kernel="v3", cpus=1)."""
     return _listened_to
 
 
 @pytest.fixture
-def lab(new_lab):
-    with new_lab() as lab:
+def lab(request, kernel):
+    with _listened_to(kernel) as lab:
+        committed = Proc(lab.guest).committed()
         yield lab
+        wrong = [*miscounts(lab.look()), *charge_left(lab, committed)]
+        mark = request.node.get_closest_marker("miscounts")
+        expected = mark is not None and kernel in mark.args
+        assert bool(wrong) == expected, wrong or "every counter is right, though the test says that one will be wrong"
+
+
+# --- accounts ---------------------------------------------------------------------------------------------------------
+
+def miscounts(seen: Snapshot) -> list[str]:
+    """Where the counters of an mm are not those of what it holds."""
+    return [f"{name} of mm {mm.addr:#x} is {mm.counters[name]}, and it holds {right}"
+            for mm in seen.mms for name, right in _held(mm).items() if mm.counters[name] != right]
+
+
+def _held(mm: Mm) -> dict[str, int]:
+    """What an mm has to count (vm_stat_account(), mmap_region() and mm_inc_nr_ptes(): a huge page lays one by)."""
+    tables = sum(table.level != "pgd" for table in mm.tables) + sum(
+        pte.level == "pmd" and "HUGETLB" not in mm.vma(pte.addr).flags for pte in mm.entries)
+    return {"total_vm": sum(vma.pages for vma in mm.vmas), "map_count": len(mm.vmas), "pgtables_bytes": tables * PAGE,
+            "locked_vm": sum(vma.pages for vma in mm.vmas if "LOCKED" in vma.flags)}
+
+
+def charge_left(lab: Lab, before: int) -> Iterator[str]:
+    """End every process of a machine, and say if Committed_AS is not what it was when there were none."""
+    lab.guest.write_file("/proc/sys/vm/overcommit_memory", "0")     # or there may be no room for another
+    last = lab.task("last")
+    last.syscall("kill", -1, signal.SIGKILL)
+    last.kill()
+    for _ in range(100):    # some files are released by work queues
+        left = Proc(lab.guest).committed() - before
+        if not left:
+            return
+        lab.run_for(5)
+    yield f"Committed_AS is {left:+} pages with all processes gone"
 
 
 @pytest.fixture

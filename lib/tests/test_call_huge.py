@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""process_vm_mmap() of series v2 on huge pages of anonymous memory.
+"""process_vm_mmap() on huge pages of anonymous memory, on v2 and v3.
 
 A huge entry is copied whole where both addresses allow, and split first where
 they do not. Either way the frames stay where they are.
@@ -11,6 +11,8 @@ import pytest
 
 from pvmlab import calls
 from pvmlab.calls import PVMMAP_FIXED as FIXED
+
+pytestmark = pytest.mark.kernels("v2", "v3")
 
 PAGE, HUGE = 4096, 2 << 20
 SMALL = HUGE // PAGE

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""process_vm_mmap() of series v2 on random worlds, with fork() as the oracle.
+"""process_vm_mmap() on random worlds, with fork() as the oracle, on v2 and v3.
 
 The call copies entries the way fork() does, only to another address. So a
 forked child of the source says what the clone has to look like, wherever page
@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pvmlab import calls
 from pvmlab.calls import PVMMAP_FIXED as FIXED
+
+pytestmark = pytest.mark.kernels("v2", "v3")
 
 PAGE = 4096
 #: Where a page table ends, in the source and in the destination.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""process_vm_mmap() of series v2 on memory that is swapped out.
+"""process_vm_mmap() on memory that is swapped out, on v2 and v3.
 
 The entries are copied as they are: nothing is read back from swap until
 somebody touches it.
@@ -10,6 +10,8 @@ from __future__ import annotations
 import pytest
 
 from pvmlab import calls
+
+pytestmark = pytest.mark.kernels("v2", "v3")
 
 PAGE, PAGES = 4096, 4
 

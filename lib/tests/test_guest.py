@@ -15,6 +15,7 @@ from pathlib import Path
 
 import agent_on_host
 import pytest
+from processes import state, until
 
 from pvmlab import calls
 from pvmlab.errors import (ExpectationFailed, GuestError, ImageError, MachineDied,
@@ -52,19 +53,6 @@ def task(guest):
 
 def proc(task, name):
     return Path(f"/proc/{task.pid}/{name}").read_text()
-
-
-def state(pid):
-    """The letter of /proc/PID/stat: S, R, Z, …"""
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1][0]
-
-
-def until(condition):
-    """Wait for something that another process does, at most five seconds."""
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 # ---- tasks -------------------------------------------------------------------

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from processes import gone, until
 
 import pvmlab
 from pvmlab import Lab, lab as lab_module
@@ -24,22 +25,6 @@ PACKAGE = Path(pvmlab.__file__).parent.parent
 
 def pid_of(lab):
     return lab.machine.qmp.process.pid
-
-
-def gone(pid):
-    """Whether a process has ended; one that nobody has waited for yet counts as ended."""
-    try:
-        with open(f"/proc/{pid}/stat") as f:
-            return f.read().rsplit(") ", 1)[1][0] in "ZX"
-    except FileNotFoundError:
-        return True
-
-
-def until(condition, seconds=20):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come"
-        time.sleep(0.005)
 
 
 def python(code, **environment):

@@ -8,30 +8,14 @@ import re
 import signal
 import subprocess
 import threading
-import time
 
 import pytest
+from processes import gone, until
 
 from pvmlab import Lab, calls, image, vm
 from pvmlab.errors import GuestError, MachineDied, MachineTimeout, SetupError, TaskGone, UsageError
 
 PAGE = 4096
-
-
-def gone(pid):
-    """Whether a process has ended; one that nobody has waited for yet counts as ended."""
-    try:
-        with open(f"/proc/{pid}/stat") as f:
-            return f.read().rsplit(") ", 1)[1][0] in "ZX"
-    except FileNotFoundError:
-        return True
-
-
-def until(condition, seconds=10):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come"
-        time.sleep(0.002)
 
 
 @pytest.fixture
