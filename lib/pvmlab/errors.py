@@ -104,8 +104,11 @@ class TaskGone(PvmlabError):
 class _MachineError(PvmlabError):
     """Something about the machine, told with what its kernel said last.
 
-    console: the last lines the guest's kernel printed, perhaps empty
+    console: the last lines the guest's kernel printed, perhaps empty;
+    where: what its CPUs were at, as lines of text, or "" where that is not known
     """
+
+    where = ""
 
     def __init__(self, what: str, why: str = "", mend: str = "", *,
                  console: str = "") -> None:
@@ -114,6 +117,8 @@ class _MachineError(PvmlabError):
 
     def __str__(self) -> str:
         text = super().__str__()
+        if self.where:
+            text += f"\n--- what the CPUs are at ---\n{self.where}"
         if not self.console:
             return text
         return f"{text}\n--- the console's last lines ---\n{self.console.rstrip()}"

@@ -72,6 +72,10 @@ class Kernel:
             raise ImageError(f"the debug information in {debug} does not fit the kernel", str(e).splitlines()[0],
                              "git checkout vm-image/prebuilt, or `make image`") from e
         self.page_flags, self.anon_page_flags = _page_flags(self.prog)
+        ptdesc, mm = self.prog.type("struct ptdesc"), self.prog.type("struct mm_struct")
+        self._vmemmap, self._ptdesc_size = self.prog["vmemmap"].value_(), drgn.sizeof(self.prog.type("struct page"))
+        self._ptdesc_lock = drgn.offsetof(ptdesc, "ptl")
+        self.mm_table_lock = drgn.offsetof(mm, "page_table_lock")
 
     def at(self, memory: Memory) -> Kernel:
         """Point it at another machine of the same image."""
@@ -132,6 +136,10 @@ class Kernel:
         head = task.signal.thread_head.address_of_()
         return tuple(t.pid.value_() for t in list_for_each_entry("struct task_struct", head, "thread_node"))
 
+    def current(self, cpu: int) -> Object:
+        """Return the task_struct that a CPU runs (rq->curr, kernel/sched/sched.h)."""
+        return per_cpu(self.prog["runqueues"], cpu).curr.read_()
+
     def mm_counters(self, mm: Object) -> dict[str, int]:
         """Return what the mm counts of itself, in pages, VMAs (map_count) or bytes (pgtables_bytes).
 
@@ -148,6 +156,14 @@ class Kernel:
         """Say who holds a rw_semaphore: "", "read" or "write" (kernel/locking/rwsem.c, RWSEM_WRITER_LOCKED)."""
         count = sem.count.counter.value_()
         return "write" if count & 1 else "read" if count >> 8 > 0 else ""
+
+    def spinlock(self, address: int) -> bool:
+        """Whether a spinlock_t at a kernel address is held (include/asm-generic/qspinlock_types.h: the low byte)."""
+        return bool(self.memory_at(address) & 0xFF)
+
+    def table_lock(self, phys: int) -> int:
+        """Return the kernel address of the spinlock of a page table (struct ptdesc, include/linux/mm_types.h)."""
+        return self._vmemmap + (phys >> 12) * self._ptdesc_size + self._ptdesc_lock
 
     # --- VMAs and anon_vmas ---
 

@@ -10,21 +10,26 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
-from . import vm
+from . import places, vm
 from .errors import GuestError, MachineTimeout, UsageError
+from .film import MAIN_STEPS, Film
 from .guest import Guest, Task
 from .image import Image
 from .kernel import Kernel
 from .look import look
 from .memory import Memory
-from .model import Snapshot
+from .model import Place, Snapshot
+from .stops import Point, Stop, Stops
 
 #: How often look() lets the machine run on because a lock was held, and for how many milliseconds.
 _TRIES, _A_LITTLE = 50, 2
+#: The same for the guest's clock, which it chooses a second after its boot.
+_CLOCK_TRIES, _A_WHILE = 100, 50
 
 
 class Lab:
@@ -46,7 +51,8 @@ class Lab:
         self.config = vm.Config(kernel, cpus, ram, icount, append)
         _close_predecessors(self)
         greeted: list[Guest] = []       # of the machines that were tried; the last one is ours
-        self.machine = vm.machine(self.config, lambda machine: greeted.append(Guest(machine, series=kernel)))
+        self.machine = vm.machine(self.config, lambda machine: greeted.append(Guest(machine, series=kernel)),
+                                  lambda machine: _rest(greeted[-1]))
         self._finish = weakref.finalize(self, self.machine.close, "its Lab is gone")
         try:
             self.guest = greeted[-1]
@@ -80,6 +86,12 @@ class Lab:
         """The readers, pointed at this machine, which stands still; labs of one image share them in turn."""
         self.machine.settle()
         self.machine.check()
+        with self._reading_now() as kernel:
+            yield kernel
+
+    @contextlib.contextmanager
+    def _reading_now(self) -> Iterator[Kernel]:
+        """The same for whoever has the machine frozen already."""
         kernel = _kernel(self.machine.image, vm.command_line(self.config), self._memory)
         with kernel.lock:
             yield kernel.at(self._memory)
@@ -94,7 +106,7 @@ class Lab:
         """
         for _ in range(_TRIES):
             with self._reading() as kernel:
-                seen, now = look(kernel, self.guest.names, label), kernel.jiffies
+                seen, now = look(kernel, self.guest.names, label, inside=inside), kernel.jiffies
             if inside or not (seen.held or _just_born(seen, now)):
                 return seen
             self.run_for(_A_LITTLE)
@@ -102,6 +114,61 @@ class Lab:
             raise MachineTimeout("the machine does not come to rest", f"held: {', '.join(seen.held)}",
                                  "look(inside=True) shows it as it is", console=self.machine.console())
         return seen
+
+    # --- stopping inside a call ---
+
+    @functools.cached_property
+    def _stops(self) -> Stops:
+        _rest(self.guest)
+        return Stops(self.machine)
+
+    def stop_at(self, place: str, *, nth: int = 1, task: Task | None = None) -> Stop:
+        """Hold the CPU that comes to a place in the kernel, the nth time; the others run on.
+
+        place: a function's name, "function:line" or "function: text" (places.py);
+        task: count only when this process or thread comes. Raises UsageError for a place that is not there.
+
+            with lab.stop_at("copy_page_range") as stop:
+                call = consumer.start("process_vm_mmap", server, buf, pages=4)
+                stop.wait()
+                lab.look(inside=True)
+                stop.go_on()
+        """
+        [found] = places.find(self.machine.image, place)
+        return Stop(self._stops, found, nth, lambda cpu: task is None or self._tid(cpu) == task.tid)
+
+    def film(self, call: Callable[[], object], at: Sequence[str] | None = None, *, most: int = 60) -> Film:
+        """Take a look at each place that a call comes to, and one before and after: the frames for steps().
+
+        call: makes the call, such as lambda: consumer.process_vm_mmap(server, buf, pages=4).
+        at: places as for stop_at(); None: the main steps of process_vm_mmap(). Only what tasks of this lab do
+        is filmed, `most` frames of it. Raises UsageError for a place that is not there.
+
+            film = lab.film(lambda: consumer.process_vm_mmap(server, buf, pages=4), at=["copy_vma", "copy_pte_range"])
+            steps(*film)
+        """
+        found = places.find(self.machine.image, *at or MAIN_STEPS, lacking=at is None)
+        film = Film([self.look("before")])
+        with self._stops.at([Point(place, functools.partial(self._shoot, film, place, most)) for place in found]):
+            film.run(call)
+        if film.broken:
+            raise film.broken
+        film.append(self.look("after"))
+        return film
+
+    def _shoot(self, film: Film, place: Place, most: int, cpu: int) -> bool:
+        """A CPU stands at a place: take a frame if a task of ours runs on it. Never holds it."""
+        try:
+            with self._reading_now() as kernel:
+                if kernel.current(cpu).tgid.value_() in self.guest.names and film.room(most):
+                    film.append(look(kernel, self.guest.names, film.label(place), place, inside=True))
+        except Exception as e:      # this is the watching thread; film() raises it
+            film.broken = e
+        return False
+
+    def _tid(self, cpu: int) -> int:
+        with self._reading_now() as kernel:
+            return kernel.current(cpu).pid.value_()
 
     # --- the machine's settings, by name ---
 
@@ -164,6 +231,17 @@ class Lab:
     def __repr__(self) -> str:
         state = self.machine.state
         return f"<Lab {self.config.kernel}: {self.config.cpus} CPUs, {self.config.ram} MiB, {self.machine.accel}, {state}>"
+
+
+def _rest(guest: Guest) -> None:
+    """Let the guest run until it has taken its last clock: that stops every CPU (stop_machine(), kernel/time/timekeeping.c).
+
+    It does so about a second after its boot, and waits for a CPU that is held by us.
+    """
+    for _ in range(_CLOCK_TRIES):
+        if guest.read_file("/sys/devices/system/clocksource/clocksource0/current_clocksource") == b"tsc\n":
+            return
+        guest.port.run_for(_A_WHILE)
 
 
 def _just_born(seen: Snapshot, now: int) -> bool:

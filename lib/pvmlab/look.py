@@ -18,14 +18,16 @@ from drgn.helpers.linux.list import hlist_for_each_entry
 from . import pagetable
 from .entry import LEVEL_SIZE, PAGE_SIZE, is_present, pfn_of
 from .kernel import Kernel
-from .model import AnonVma, Entries, KsmItem, Mm, Page, Snapshot, Task
+from .model import AnonVma, Entries, KsmItem, Mm, Page, Place, Snapshot, Task
 
 
-def look(kernel: Kernel, names: Mapping[int, str], label: str = "") -> Snapshot:
+def look(kernel: Kernel, names: Mapping[int, str], label: str = "", place: Place | None = None,
+         inside: bool = False) -> Snapshot:
     """Read everything once. The machine must stand still.
 
     names: {pid: name} of the processes a lesson speaks of; the others are
-    called by their comm. label: what figures call this moment.
+    called by their comm. label: what figures call this moment; place: where
+    in a call it is. inside: name the page-table locks that are held, too.
     """
     anon_vmas: dict[int, AnonVma] = {}
     mms: dict[int, Mm] = {}
@@ -34,7 +36,8 @@ def look(kernel: Kernel, names: Mapping[int, str], label: str = "") -> Snapshot:
     pages = _pages(kernel, mms.values())
     return Snapshot(named, tuple(t for t in tasks if t.pid not in names), _fixed(pages), _fixed(anon_vmas),
                     _fixed(_files(kernel, mms.values())), _fixed(_ksm(kernel, pages)), _fixed(_counters(kernel)),
-                    kernel.release, tuple(_held(named, mms, anon_vmas)), label)
+                    kernel.release, tuple(_held(named, mms, anon_vmas)) + (tuple(_held_tables(kernel, named, mms)) if inside else ()),
+                    label, place)
 
 
 def _fixed(found: dict) -> Mapping:
@@ -108,7 +111,20 @@ def _held(named: tuple[Task, ...], mms: Mapping[int, Mm], anon_vmas: Mapping[int
     """Say which locks were held: what they guard may be half done."""
     for mm in mms.values():
         if mm.locked:
-            owners = "/".join(t.name for t in named if t.mm.addr == mm.addr) or f"an mm at {mm.addr:#x}"
-            yield f"mmap_lock of {owners}: {mm.locked}"
+            yield f"mmap_lock of {_owners(named, mm)}: {mm.locked}"
     for root in sorted({av.root for av in anon_vmas.values() if av.locked}):
         yield f"rwsem of the anon_vma at {root:#x}"
+
+
+def _held_tables(kernel: Kernel, named: tuple[Task, ...], mms: Mapping[int, Mm]) -> Iterator[str]:
+    """Name the page tables whose spinlock is held (pte_lockptr() and pmd_lockptr(), include/linux/mm.h)."""
+    for mm in mms.values():
+        if kernel.spinlock(mm.addr + kernel.mm_table_lock):
+            yield f"page_table_lock of {_owners(named, mm)}"
+        for table in mm.tables:
+            if table.level in ("pte", "pmd") and kernel.spinlock(kernel.table_lock(table.phys)):
+                yield f"lock of {_owners(named, mm)}'s {table.level} table for {table.start:#x}"
+
+
+def _owners(named: tuple[Task, ...], mm: Mm) -> str:
+    return "/".join(t.name for t in named if t.mm.addr == mm.addr) or f"an mm at {mm.addr:#x}"

@@ -384,6 +384,38 @@ class RmapWalk:
         return tuple(sorted({"/".join(s.tasks) for s in self.hits if mms.count(s.mm) > 1}))
 
 
+class Patch(NamedTuple):
+    """One of our patches: series ("v2"), its number of how many, and its subject."""
+
+    series: str
+    number: int
+    count: int
+    subject: str
+
+    def __str__(self) -> str:
+        return f"{self.series} {self.number}/{self.count}"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place in the kernel's code.
+
+    function, file ("mm/memory.c"), line: file is "" and line 0 where the
+    debug information does not reach. patch: the latest of ours that touched
+    the line (of a whole function: any of its lines). addresses: where the
+    machine code lies, more than one where a function was inlined more than once.
+    """
+
+    function: str
+    file: str = ""
+    line: int = 0
+    patch: Patch | None = None
+    addresses: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return self.function + (f" ({self.file}:{self.line})" if self.file else "")
+
+
 def _frozen(mapping: Mapping | None = None) -> Mapping:
     return MappingProxyType(dict(mapping or {}))
 
@@ -401,6 +433,7 @@ class Snapshot:
     counters:  the machine's: vmstat event and zone names, Committed_AS, memcg …
     kernel:    release string; held: locks that were held ("mmap_lock of server: write")
     label:     what the figure calls this step
+    place:     where in a call it was taken, for the frames of a film
     """
 
     tasks: tuple[Task, ...]
@@ -413,6 +446,7 @@ class Snapshot:
     kernel: str = ""
     held: tuple[str, ...] = ()
     label: str = ""
+    place: Place | None = None
 
     def task(self, name: str) -> Task:
         """Return the task of that name; UsageError with the names there are."""

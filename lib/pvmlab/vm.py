@@ -25,7 +25,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache as _once
 from pathlib import Path
@@ -123,7 +123,7 @@ def command_line(config: Config) -> str:
     one machine would tick by it and the next would not; the PIT always does.
     """
     stamps = "" if config.icount else "page_owner=on slub_debug=U,vm_area_struct,anon_vma,mm_struct,task_struct"
-    words = ["console=ttyS0 loglevel=5 panic=-1 reboot=t nokaslr nopti mitigations=off no_timer_check nolapic_timer",
+    words = ["console=ttyS0 loglevel=5 panic=-1 reboot=t nokaslr nopti mitigations=off no_timer_check nolapic_timer irqaffinity=0",
              f"tsc=reliable tsc_early_khz={1000000 if config.icount else 2500000} lpj=2500000 random.trust_cpu=on",
              "rcupdate.rcu_expedited=1", stamps, config.append]
     return " ".join(w for w in words if w)
@@ -149,7 +149,11 @@ class Machine:
         self._users, self._idle_since = 0, 0.0      # blocks of running() entered; when the last was left
         self._still = True                          # the CPUs were told to stop, or never told to go
         self._stopping: concurrent.futures.Future | None = None
+        self._frozen = 0                            # blocks of frozen() entered
         self._dead = ""
+        #: How the CPUs are let run, and what a call that is not answered should hear; stops.py has its own of both.
+        self.go: Callable[[], object] = lambda: self.qmp.post("cont")
+        self.whereabouts: Callable[[], str] = str
         with contextlib.ExitStack() as undo:
             self._ram_fd = _memfd("pvmlab-ram", config.ram * MIB, undo)
             self._console_fd = _memfd("pvmlab-console", 0, undo)
@@ -224,12 +228,13 @@ class Machine:
             self._users += 1
             if self._still:
                 self._still = False
-                self.qmp.post("cont")
+                self.go()
                 self.qmp.every(LINGER, self._stop_if_idle)
         try:
             yield
         except MachineTimeout as e:
             e.console = e.console or self.console()
+            e.where = e.where or self.whereabouts()
             raise
         except MachineDied:
             self._explain_end()
@@ -259,6 +264,20 @@ class Machine:
     def _stop(self) -> None:
         self._still = True
         self._stopping = self.qmp.post("stop")
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Let the CPUs stand still inside the block, even inside running(); then they go on if they were to."""
+        with self._lock:
+            self.check()
+            self.qmp.call("stop")
+            self._frozen += 1
+            try:
+                yield
+            finally:
+                self._frozen -= 1
+                if not (self._still or self._frozen or self._dead):
+                    self.go()
 
     def settle(self) -> None:
         """Wait until the CPUs stand still; inside running() they go on. Raises MachineDied or MachineTimeout."""
@@ -440,11 +459,13 @@ def _save_sparse(source: int, path: Path) -> None:
 
 # --- from nothing to a machine whose agent answers ---------------------------------------------------------------------
 
-def machine(config: Config, greet) -> Machine:
+def machine(config: Config, greet, rest=lambda machine: None) -> Machine:
     """Return a pristine machine: restored when one was saved, else booted (and saved for the next time).
 
     greet(machine): returns when the machine's agent answers, raises otherwise;
-    called on each machine tried, last on the one returned. Raises UsageError, ImageError, SetupError
+    called on each machine tried, last on the one returned. rest(machine):
+    returns when a booted one is done with what it does later on its own, so
+    that a saved one never does it. Raises UsageError, ImageError, SetupError
     (no QEMU, no memory), MachineDied or MachineTimeout.
     """
     img = _image.image(config.kernel)
@@ -456,7 +477,7 @@ def machine(config: Config, greet) -> Machine:
             return restored(config, accel, img, home, greet)
     shutil.rmtree(home, ignore_errors=True)
     try:
-        _make_saved(config, accel, img, greet, home)
+        _make_saved(config, accel, img, greet, rest, home)
         return restored(config, accel, img, home, greet)
     except (OSError, MachineDied, MachineTimeout, ImageError, SetupError):
         # No room for a saved machine, or it will not load: a booted one serves as well, only later.
@@ -491,7 +512,7 @@ def booted(config: Config, accel: str, img: _image.Image, greet) -> Machine:
     return fresh
 
 
-def _make_saved(config: Config, accel: str, img: _image.Image, greet, home: Path) -> None:
+def _make_saved(config: Config, accel: str, img: _image.Image, greet, rest, home: Path) -> None:
     part = home.with_name(f".{home.name}.{os.getpid()}.{threading.get_ident()}")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(mode=0o700, parents=True)
@@ -499,6 +520,7 @@ def _make_saved(config: Config, accel: str, img: _image.Image, greet, home: Path
         _need_room(part, 64 * MIB)
         fresh = booted(config, accel, img, greet)
         try:
+            rest(fresh)
             fresh.save(part)
         finally:
             fresh.close()

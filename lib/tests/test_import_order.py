@@ -28,6 +28,12 @@ MAY = {
     "image": set(),
     "qmp": set(),
     "vm": {"image", "qmp"},
+    # stopping it inside a call
+    "gdb": set(),
+    "patches": {"image", "model"},
+    "places": {"image", "model", "patches"},
+    "stops": {"gdb", "model", "vm"},
+    "film": {"model"},
     # talking to the guest
     "abi": set(),
     "calls": {"abi"},
@@ -41,7 +47,8 @@ MAY = {
     "pagetable": {"_walk", "entry", "memory", "model"},
     "rmap": {"model"},
     "look": {"entry", "kernel", "model", "pagetable", "rmap"},
-    "lab": {"image", "guest", "kernel", "look", "memory", "model", "vm"},
+    "stack": {"kernel", "model", "patches"},
+    "lab": {"film", "image", "guest", "kernel", "look", "memory", "model", "places", "stops", "vm"},
     # comparing
     "identity": {"entry", "model"},
     "diff": {"entry", "identity", "model"},
