@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""System calls by name: their x86-64 numbers, and what their errnos mean.
+"""System calls by name: their x86-64 numbers, and what is passed to them.
 
 Adds: the table of numbers (arch/x86/entry/syscalls/syscall_64.tbl), the
-constants that lessons pass, the constants of uapi.h, and a sentence for an
-errno of a *given* call. Leaves out: the wrappers with signatures (see guest).
+constants that lessons pass, and the types and constants of uapi.h. Leaves out:
+what their errnos mean (meanings) and wrappers with signatures (guest).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import functools
 from types import MappingProxyType
 
 from . import abi
-from .errors import UsageError, errno_text
+from .errors import UsageError
 
 PAGE_SIZE = 4096
 
@@ -88,87 +88,6 @@ PVMMAP_FIXED, PVMMAP_FIXED_NOREPLACE, PVMMAP_MOVE = 0x1, 0x2, 0x4
 CLONE_VM, CLONE_FS, CLONE_FILES, CLONE_SIGHAND = 0x100, 0x200, 0x400, 0x800
 CLONE_THREAD, CLONE_SYSVSEM = 0x10000, 0x40000
 
-_PVMMAP_V2 = {
-    1: "not permitted: a FIXED destination below mmap_min_addr",
-    3: "there is no such task, or it has no memory (a zombie)",
-    12: "a limit was met: the number of mappings, RLIMIT_AS or RLIMIT_DATA, "
-        "overcommit; or an unmap or a copy failed half way (v2 says ENOMEM "
-        "for all of them)",
-    13: "the caller may not attach to that task with ptrace "
-        "(process_vm_readv() says EPERM for the same)",
-    14: "no mapping at src_addr, the range leaves the one mapping it begins "
-        "in, or that mapping is huge (hugetlb), may not be expanded, or maps "
-        "device memory (VM_HUGETLB, VM_DONTEXPAND, VM_PFNMAP, VM_IO)",
-    17: "FIXED_NOREPLACE was asked for and something is mapped there",
-    22: "an unknown flag; len is 0, wraps to 0 or exceeds TASK_SIZE; src_addr "
-        "rounds to 0; dst_addr lies too high for len; pid is not positive; or "
-        "a kernel thread",
-    524: "the source is registered with userfaultfd (524 is ENOTSUPP, which "
-         "the kernel should have kept to itself)",
-}
-
-_PVMMAP_V3 = {
-    1: "the caller may not attach to that task with ptrace; or the "
-       "destination is sealed, or lies below mmap_min_addr",
-    3: "there is no such task, it has no memory (a zombie), or it was killed "
-       "while the call ran",
-    4: "a fatal signal came while the call waited for a lock",
-    12: "a limit was met before anything was changed: the number of mappings, "
-        "RLIMIT_AS or RLIMIT_DATA, overcommit; or there was no memory",
-    14: "no mapping at src_addr, the range leaves the one mapping it begins "
-        "in, or that mapping cannot be cloned safely",
-    16: "the rule in force, or a pin, forbids it: a page is not exclusive to "
-        "the source, or is pinned",
-    17: "FIXED_NOREPLACE was asked for and something is mapped there",
-    22: "an unknown flag; len is 0, wraps to 0 or exceeds TASK_SIZE; src_addr "
-        "rounds to 0; dst_addr lies too high for len; pid is not positive; a "
-        "kernel thread; source and destination are one address space; or the "
-        "source has a protection key",
-    95: "the source is registered with userfaultfd",
-}
-
-#: What an errno means for a given call. process_vm_mmap differs by series.
-_MEANINGS = {
-    "process_vm_mmap/v2": _PVMMAP_V2,
-    "process_vm_mmap/v3": _PVMMAP_V3,
-    "mmap": {
-        12: "no room: the address space, RLIMIT_AS, overcommit or the number "
-            "of mappings is at its limit",
-        17: "MAP_FIXED_NOREPLACE was asked for and something is mapped there",
-        22: "len is 0, or flags or offset make no sense",
-        9: "fd is not an open file, and MAP_ANONYMOUS is not set",
-    },
-    "munmap": {22: "addr is not page aligned, or len is 0 or too large"},
-    "mprotect": {
-        12: "part of the range is not mapped",
-        13: "the mapping does not allow that protection",
-        22: "addr is not page aligned, or prot makes no sense",
-    },
-    "mremap": {
-        12: "no room to grow in place, or a limit was met",
-        14: "the old range is not mapped, leaves its mapping, or that mapping "
-            "may not be moved",
-        22: "an address is not page aligned, the new length is 0, or old and "
-            "new overlap",
-    },
-    "madvise": {
-        12: "part of the range is not mapped",
-        22: "unknown advice, an address not page aligned, or advice that this "
-            "mapping cannot take",
-    },
-    "sched_setaffinity": {22: "this machine has no such CPU"},
-    "process_vm_readv": {
-        1: "the caller may not attach to that task with ptrace",
-        3: "there is no such task",
-        14: "the local or the remote range is not mapped for that access",
-    },
-    "process_vm_writev": {
-        1: "the caller may not attach to that task with ptrace",
-        3: "there is no such task",
-        14: "the local or the remote range is not mapped for that access",
-    },
-}
-
 
 def number_of(call: str | int) -> int:
     """Return the number of a system call given by name (or by number).
@@ -207,18 +126,6 @@ def _names() -> dict[int, str]:
 def name_of(number: int) -> str:
     """Return the name of a system call's number, or "syscall 999"."""
     return _names().get(number, f"syscall {number}")
-
-
-def errno_meaning(call: str, errno: int, series: str = "v2") -> str:
-    """Say what `errno` means for this call, on kernels of this patch series.
-
-    call: a name; errno: positive; series: "v2" or "v3". Falls back to the C
-    library's sentence, and for ENOSYS to what a missing call means here.
-    """
-    known = _MEANINGS.get(f"{call}/{series}") or _MEANINGS.get(call, {})
-    if errno == 38:
-        return "this kernel does not have the call"
-    return known.get(errno) or errno_text(errno)
 
 
 @functools.cache

@@ -27,6 +27,7 @@ from . import abi, calls
 from .arguments import c_string, unsigned
 from .errors import (ExpectationFailed, GuestError, ImageError, MachineTimeout,
                      PvmlabError, TaskFault, TaskGone, UsageError, errno_name)
+from .meanings import errno_meaning
 from .requests import (BUILDERS, Request, bounded, call_text,
                        clone_mapping_request, clone_request, madvise_request,
                        mmap_request, mprotect_request, mremap_request,
@@ -476,7 +477,7 @@ class Task:
             raise UsageError(text, "the task is still in another call",
                              "wait for it, or kill() the task")
         result = request.decode(reply)
-        self.guest._check(reply, text, request.call)
+        self.guest._check(reply, text, request.call, request.args)
         return result
 
     def __repr__(self) -> str:
@@ -624,14 +625,13 @@ class Guest:
         self._check(reply, text, call)
         return reply
 
-    def _check(self, reply: abi.Frame, text: str, call: str) -> None:
+    def _check(self, reply: abi.Frame, text: str, call: str, args: tuple[int, ...] = ()) -> None:
         """Raise what a reply of a call stands for, if it is not its success."""
         if reply.status == abi.enum("pvm_status").PVM_BAD:
             raise ImageError(text, "the agent does not understand it",
                              "make image, so that agent and library match")
         if -4095 <= reply.result < 0:
-            raise GuestError(-reply.result, text, calls.errno_meaning(
-                call, -reply.result, self.series))
+            raise GuestError(-reply.result, text, errno_meaning(call, -reply.result, self.series, args))
 
     def _check_started(self, reply: abi.Frame, text: str) -> None:
         self._check(reply, text, "fork")

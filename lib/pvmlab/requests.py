@@ -56,6 +56,15 @@ class Request:
 
 # ---- texts -------------------------------------------------------------------
 
+#: Which arguments of a call are process or thread ids.
+_PIDS = {
+    "process_vm_mmap": (0,), "process_vm_readv": (0,), "process_vm_writev": (0,), "kill": (0,), "tgkill": (0, 1),
+    "wait4": (0,), "waitid": (1,), "ptrace": (1,), "setpgid": (0, 1), "getpgid": (0,), "getsid": (0,),
+    "pidfd_open": (0,), "prlimit64": (0,), "sched_setaffinity": (0,), "sched_getaffinity": (0,), "kcmp": (0, 1),
+    "migrate_pages": (0,), "move_pages": (0,),
+}
+
+
 def _number(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, int):
         return repr(value) if len(repr(value)) < 40 else type(value).__name__
@@ -63,8 +72,9 @@ def _number(value: Any) -> str:
 
 
 def call_text(name: str, *args: Any) -> str:
-    """Return a call as text: addresses in hex, a task by its name."""
-    shown = (arg.name if hasattr(arg, "pid") else _number(arg) for arg in args)
+    """Return a call as text: addresses in hex, a task by its name, a pid that is only a number in decimal."""
+    pids = _PIDS.get(name, ())
+    shown = (arg.name if hasattr(arg, "pid") else str(arg) if i in pids else _number(arg) for i, arg in enumerate(args))
     return f"{name}({', '.join(shown)})"
 
 

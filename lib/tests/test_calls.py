@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pvmlab import abi, calls
 from pvmlab.arguments import lay_out, unsigned
 from pvmlab.errors import UsageError
-from pvmlab.requests import BUILDERS
+from pvmlab.requests import BUILDERS, call_text
 
 UNISTD = [path for path in (Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h"),
                             Path("/usr/include/asm/unistd_64.h")) if path.exists()]
@@ -72,14 +72,10 @@ def test_calls_that_would_lose_the_task(name):
         calls.number_of(name)
 
 
-def test_meanings_depend_on_the_call_and_the_series():
-    v2, v3 = (calls.errno_meaning("process_vm_mmap", 13, s) for s in ("v2", "v3"))
-    assert "ptrace" in v2 and "ptrace" not in v3
-    assert "userfaultfd" in calls.errno_meaning("process_vm_mmap", 524)
-    assert calls.errno_meaning("close", 9) == "Bad file descriptor"
-    assert "does not have" in calls.errno_meaning("mseal", 38)
-    for errno in (1, 3, 12, 13, 14, 17, 22, 524):
-        assert calls.errno_meaning("process_vm_mmap", errno, "v2")
+def test_a_pid_is_shown_in_decimal_and_an_address_in_hex():
+    assert call_text("process_vm_mmap", 32767, 0x7000, 8192, 0, 0) == "process_vm_mmap(32767, 0x7000, 0x2000, 0, 0)"
+    assert call_text("process_vm_mmap", TASK, 0x7000) == "process_vm_mmap(server, 0x7000)"
+    assert call_text("tgkill", 5000, 5001, 9) == "tgkill(5000, 5001, 9)"
 
 
 # ---- arguments ---------------------------------------------------------------

@@ -38,9 +38,10 @@ MAY = {
     "abi": set(),
     "calls": {"abi"},
     "arguments": {"abi", "calls"},
+    "meanings": {"calls"},
     "requests": {"abi", "arguments", "calls"},
     "wire": {"abi"},
-    "guest": {"abi", "arguments", "calls", "requests", "wire"},
+    "guest": {"abi", "arguments", "calls", "meanings", "requests", "wire"},
     # seeing
     "memory": {"_walk"},
     "kernel": {"_walk", "memory", "model"},
