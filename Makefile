@@ -52,8 +52,9 @@ image: ## build the kernels and the guest's programs, and write vm-image/prebuil
 reproduce: ## build the image again and compare it bit for bit
 	@vm-image/build reproduce
 
-patches: ## build the kernel after every single patch
-	@vm-image/build patches
+patches: ## build and boot the kernel after every single patch
+	@binder/setup vm-image/apt.txt
+	@$(PYTHON) vm-image/patches
 
 clean: ## remove what was built here (saved machines stay in ~/.cache/pvmlab)
 	rm -rf site .venv .pytest_cache .hypothesis lib/.pytest_cache lib/.hypothesis lib/*.egg-info lib/build vm-image/work

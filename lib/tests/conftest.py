@@ -20,15 +20,9 @@ import pytest
 from pvmlab import Lab
 from pvmlab.guest import Guest, Task
 from pvmlab.model import Mm, Snapshot
+from pvmlab.vm import complaints
 
 PAGE = 4096
-_COMPLAINT = re.compile(r"WARNING:|\bBUG\b|\bOops\b|Bad (rss-counter|page)|possible (recursive|circular) locking"
-                        r"|inconsistent lock|suspicious RCU|general protection|Kernel panic|Call Trace")
-
-
-def complaints(console: str) -> list[str]:
-    """Return the lines in which a kernel says that something is wrong with it."""
-    return [line for line in console.splitlines() if _COMPLAINT.search(line)]
 
 
 def pytest_configure(config):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""vm-image/build lays out patched sources so that make builds what changed, and no less.
+"""vm-image/build lays out patched sources so that make builds what changed; vm-image/patches goes patch by patch.
 
 On a source of a few lines: the kernel itself is built by `make image`. What
 decides is the time a file was written last, as it is for make.
@@ -11,6 +11,7 @@ import difflib
 import importlib.machinery
 import importlib.util
 import subprocess
+import sys
 
 import pytest
 
@@ -19,13 +20,20 @@ from pvmlab.image import root
 SOURCE = {"mm/mmap.c": "a\nb\nc\n", "mm/vma.c": "1\n2\n3\n", "mm/rmap.c": "x\ny\nz\n"}
 
 
+def script(name, monkeypatch):
+    """A program of vm-image as a module, for as long as the test lasts."""
+    loader = importlib.machinery.SourceFileLoader(name, str(root() / "vm-image" / name))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    monkeypatch.setitem(sys.modules, name, module)      # dataclasses look there
+    loader.exec_module(module)
+    return module
+
+
 @pytest.fixture
 def build(tmp_path, monkeypatch):
     """vm-image/build as a module, with a source of three files to work on."""
-    loader = importlib.machinery.SourceFileLoader("build", str(root() / "vm-image/build"))
-    monkeypatch.setattr("sys.dont_write_bytecode", True)
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("build", loader))
-    loader.exec_module(module)
+    module = script("build", monkeypatch)
     for name, text in SOURCE.items():
         put(tmp_path / "top/linux" / name, text)
     subprocess.run(["tar", "cJf", tmp_path / "linux.tar.xz", "-C", tmp_path / "top", "linux"], check=True)
@@ -145,3 +153,63 @@ def test_every_patch_decides_what_the_image_is(build):
         paths = sorted((root() / "kernel-patches" / series).glob("*.patch"))
         assert [int(path.name[:4]) for path in paths] == list(range(len(paths)))
         assert {f"kernel-patches/{series}/{path.name}" for path in paths[1:]} <= build.inputs().keys()
+
+
+# --- the kernel after every patch -------------------------------------------------------------------------------------
+
+@pytest.fixture
+def patches(build, tmp_path, monkeypatch):
+    """vm-image/patches as a module, on top of that build."""
+    module = script("patches", monkeypatch)
+    monkeypatch.setattr(module, "build", build)
+    return module
+
+
+def fine(done, bad=()):
+    """A stand-in for building and booting: notes the patch, and lets those in `bad` complain."""
+    def do(row, series):
+        done.append(series[-1].stem)
+        row.built, row.boot = True, "complains" if series[-1].stem in bad else "quiet"
+    return do
+
+
+def test_every_patch_gets_its_row_though_one_is_bad(patches, patch):
+    series = [patch("mm/mmap.c", f"{i}\n", f"{i + 1}\n") for i in range(3)]
+    rows = patches.each_patch(series, fine([], bad=["1"]))
+    assert [row.fine for row in rows] == [True, False, True]
+
+
+def test_what_was_fine_is_not_done_again(patches, patch):
+    """A longer series costs its new patches; a change in the middle costs all from there on."""
+    series, done = [patch("mm/mmap.c", f"{i}\n", f"{i + 1}\n") for i in range(3)], []
+    patches.each_patch(series[:2], fine(done, bad=["1"]))
+    patches.each_patch(series, fine(done))
+    assert done == ["0", "1", "1", "2"]
+    series[1].write_text(series[1].read_text().replace("why", "another why"))
+    patches.each_patch(series, fine(done))
+    assert done[4:] == ["1", "2"]
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(patches, patch):
+    series, done = [patch("mm/mmap.c", f"{i}\n", f"{i + 1}\n") for i in range(3)], []
+
+    def interrupted(row, so_far):
+        if len(so_far) == 2:
+            raise KeyboardInterrupt
+        fine(done)(row, so_far)
+    with pytest.raises(KeyboardInterrupt):
+        patches.each_patch(series, interrupted)
+    patches.each_patch(series, fine(done))
+    assert done == ["0", "1", "2"]
+
+
+def test_a_kernel_that_does_not_build_leaves_its_log(patches, build, patch, monkeypatch):
+    def broken(name, source, log):
+        log.write_text("mm/mmap.c:1: warning: odd\nmm/mmap.c:2: error: no\n")
+        raise build.Stop("`make …` failed:\nmm/mmap.c:2: error: no", 1)
+    monkeypatch.setattr(build, "build_kernel", broken)
+    [row] = patches.each_patch([patch("mm/mmap.c", "a\nb\nc\n", "a\nB\nc\n")], patches.one_patch)
+    assert (row.built, row.warnings, row.fine) == (False, 1, False)
+    assert "error: no" in row.lines[-1] and row.boot == ""
+    [log] = patches.logs().rglob("*.build.log")
+    assert "error: no" in log.read_text()
