@@ -122,6 +122,50 @@ def test_counters_are_given_back(lab, server, consumer, buf, off):
     assert lab.look().task("consumer").mm.counters == before
 
 
+# --- folios of 64 KiB -------------------------------------------------------------------------------------------------
+
+FOLIO = 16
+
+
+@pytest.fixture
+def middling(lab, server):
+    """A folio of sixteen pages of the server, each with another number in it."""
+    base = "/sys/kernel/mm/transparent_hugepage/hugepages"
+    lab.guest.write_file(f"{base}-2048kB/enabled", "never")
+    lab.guest.write_file(f"{base}-64kB/enabled", "always")
+    addr = server.mmap(PLACE, pages=FOLIO, flags=calls.MAP_PRIVATE | calls.MAP_ANONYMOUS | calls.MAP_FIXED_NOREPLACE)
+    server.stamp(addr, FOLIO)
+    seen = lab.look()
+    pages = [seen.page(pfn) for pfn in frames(seen, "server", addr, FOLIO * PAGE)]
+    assert {(page.order, page.head) for page in pages} == {(4, pages[0].pfn)}
+    return addr
+
+
+@pytest.mark.parametrize("before", [0, 1, 8, 15, 16])
+def test_a_folio_over_the_end_of_a_page_table(lab, proc, server, consumer, middling, before):
+    """So many of its pages lie in one table of the destination, and the others in the next."""
+    dst = consumer.process_vm_mmap(server, middling, pages=FOLIO, dst_addr=PLACE + 5 * HUGE - before * PAGE, flags=FIXED)
+    after = lab.look()
+    ours = frames(after, "consumer", dst, FOLIO * PAGE)
+    assert ours == frames(after, "server", middling, FOLIO * PAGE)
+    assert {after.page(pfn).mapcount for pfn in ours} == {proc.kpagecount(pfn) for pfn in ours} == {2}
+    assert all(not after.task("consumer").pte(dst + i * PAGE).writable for i in range(FOLIO))
+    assert len({table.phys for table in after.task("consumer").mm.tables if table.level == "pte"
+                and dst - HUGE < table.start < dst + FOLIO * PAGE}) == (1 if before in (0, 16) else 2)
+    consumer.stamp(dst + 7 * PAGE, 1, first=0)
+    assert numbers(consumer, dst, FOLIO * PAGE) == [*range(1, 8), 0, *range(9, FOLIO + 1)]
+    assert numbers(server, middling, FOLIO * PAGE) == list(range(1, FOLIO + 1))
+
+
+@pytest.mark.parametrize("first, pages", [(0, 5), (3, 9), (15, 1)])
+def test_a_part_of_a_folio(lab, server, consumer, middling, first, pages):
+    dst = consumer.process_vm_mmap(server, middling + first * PAGE, pages=pages, dst_addr=PLACE + 5 * HUGE - PAGE, flags=FIXED)
+    after = lab.look()
+    mapcounts = [after.page(pfn).mapcount for pfn in frames(after, "server", middling, FOLIO * PAGE)]
+    assert mapcounts == [2 if first <= i < first + pages else 1 for i in range(FOLIO)]
+    assert numbers(consumer, dst, pages * PAGE) == list(range(first + 1, first + pages + 1))
+
+
 # --- the huge zero page --------------------------------------------------------
 
 @pytest.fixture

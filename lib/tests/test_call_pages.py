@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: MIT
+"""process_vm_mmap() on pages that somebody else holds on to, on v2 and v3: pinned, merged, poisoned, charged, probed,
+and handed back to where they came from. What the call did shows when the kernel reclaims them."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from pvmlab import calls
+from pvmlab.calls import PVMMAP_FIXED_NOREPLACE as NOREPLACE
+from pvmlab.guest import expect
+
+pytestmark = pytest.mark.kernels("v2", "v3")
+
+PAGE, PAGES = 4096, 4
+#: Where nothing is, in any task.
+PLACE, ELSEWHERE = 0x10_0000_0000, 0x20_0000_0000
+SWAP = 16 << 20
+
+
+@pytest.fixture
+def groups(lab):
+    """The memory cgroups of the two tasks."""
+    return {name: lab.memory_max(name, None) for name in ("servers", "consumers")}
+
+
+@pytest.fixture
+def server(lab, groups):
+    return lab.task("server", cgroup=groups["servers"])
+
+
+@pytest.fixture
+def consumer(lab, groups):
+    return lab.task("consumer", cgroup=groups["consumers"])
+
+
+@pytest.fixture
+def buf(server):
+    return mapped(server)
+
+
+def mapped(task):
+    """Pages at PLACE with another number in each."""
+    task.mmap(PLACE, pages=PAGES, flags=calls.MAP_PRIVATE | calls.MAP_ANONYMOUS | calls.MAP_FIXED_NOREPLACE)
+    task.stamp(PLACE, PAGES)
+    return PLACE
+
+
+def numbers(task, addr):
+    return [int.from_bytes(task.read(addr + i * PAGE, 8), "little") for i in range(PAGES)]
+
+
+def entries(seen, task, addr):
+    return [seen.task(task).pte(addr + i * PAGE) for i in range(PAGES)]
+
+
+def frames(seen, task, addr):
+    return [pte.pfn for pte in entries(seen, task, addr)]
+
+
+def reclaimed(lab, groups, *places):
+    """Have the kernel push out what it can; say for each place whether all of it is in swap then."""
+    for _ in range(20):
+        for group in groups.values():
+            lab.reclaim(group)
+        seen = lab.look()
+        out = [all(pte.swap for pte in entries(seen, task.name, addr)) for task, addr in places]
+        if all(out):
+            break
+    return out
+
+
+# --- pinned -----------------------------------------------------------------------------------------------------------
+
+def pin(task, addr, pages):
+    """Register memory as a fixed buffer of io_uring, which pins it for as long as the ring is there."""
+    ring = task.syscall("io_uring_setup", 1, calls.new("struct io_uring_params *"))
+    parts = calls.new("struct iovec[1]", [{"iov_base": addr, "iov_len": pages * PAGE}])
+    task.syscall("io_uring_register", ring, calls.constants()["IORING_REGISTER_BUFFERS"], parts, 1)
+
+
+def test_a_pinned_page_is_copied_at_once(lab, server, consumer, buf):
+    """As fork() does it: who does I/O with the page has to go on with the source's."""
+    pin(server, buf, 2)
+    before = lab.look()
+    dst = consumer.process_vm_mmap(server, buf, pages=PAGES, dst_addr=ELSEWHERE, flags=NOREPLACE)
+    after = lab.look()
+    theirs, ours = frames(after, "server", buf), frames(after, "consumer", dst)
+    assert theirs == frames(before, "server", buf)
+    assert set(theirs[:2]).isdisjoint(ours[:2]) and ours[2:] == theirs[2:]
+    assert [after.page(pfn).exclusive for pfn in theirs + ours] == 2 * [True, True, False, False]
+    assert numbers(consumer, dst) == numbers(server, buf) == [1, 2, 3, 4]
+
+
+def test_a_copied_page_is_found_at_the_clones_address(lab, groups, server, consumer, buf):
+    """Its index is that of the destination: else no walk would find it, and it could never be swapped."""
+    lab.swap(SWAP)
+    pin(server, buf, 2)
+    dst = consumer.process_vm_mmap(server, buf, pages=PAGES, dst_addr=ELSEWHERE, flags=NOREPLACE)
+    seen = lab.look()
+    for i in range(2):
+        walk = seen.rmap(seen.task("consumer").pte(dst + i * PAGE).pfn)
+        assert [(step.tasks, step.address) for step in walk.hits] == [(("consumer",), dst + i * PAGE)]
+        assert walk.missed == ()
+    assert reclaimed(lab, groups, (consumer, dst)) == [True]
+    assert numbers(consumer, dst) == numbers(server, buf) == [1, 2, 3, 4]
+
+
+# --- charged ----------------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def payers(lab, groups, server):
+    """Says for each page of a task which cgroup it is charged to (/proc/kpagecgroup names it by its inode)."""
+    names = {}
+    for name, path in groups.items():
+        stat = bytearray(144)
+        server.syscall("stat", path, stat)
+        names[int.from_bytes(stat[8:16], "little")] = name
+
+    def of(task, addr):
+        words = (lab.guest.read_file("/proc/kpagecgroup", pfn * 8, 8) for pfn in frames(lab.look(), task.name, addr))
+        return [names[int.from_bytes(word, "little")] for word in words]
+    return of
+
+
+def test_what_is_shared_stays_charged_to_the_source(payers, server, consumer, buf):
+    dst = consumer.process_vm_mmap(server, buf, pages=PAGES)
+    assert payers(consumer, dst) == payers(server, buf) == PAGES * ["servers"]
+    consumer.touch(dst, 1, write=True)
+    assert payers(consumer, dst) == ["consumers", "servers", "servers", "servers"]
+    server.exit()
+    assert payers(consumer, dst) == ["consumers", "servers", "servers", "servers"]      # which nobody there can free
+
+
+def test_who_pays_for_a_pinned_pages_copy(kernel, payers, server, consumer, buf):
+    """On v2 the source, which never asked for it; on v3 the caller."""
+    pin(server, buf, 2)
+    dst = consumer.process_vm_mmap(server, buf, pages=PAGES)
+    payer = {"v2": "servers", "v3": "consumers"}[kernel]
+    assert payers(consumer, dst) == [payer, payer, "servers", "servers"]
+
+
+# --- merged -----------------------------------------------------------------------------------------------------------
+
+def merge(lab, task, addr):
+    """Fill pages with the same number and have KSM make them one."""
+    task.stamp(addr, PAGES, first=4711, step=0)
+    task.madvise(addr, calls.MADV_MERGEABLE, pages=PAGES)
+    lab.ksm(True)
+    for _ in range(200):
+        if int(lab.guest.read_file("/sys/kernel/mm/ksm/pages_sharing")) == PAGES - 1:
+            break
+        lab.run_for(20)
+    lab.ksm(False)
+    seen = lab.look()
+    assert {seen.page(pfn).kind for pfn in frames(seen, task.name, addr)} == {"ksm"}
+
+
+@pytest.mark.parametrize("place", [PLACE, ELSEWHERE], ids=["same address", "another address"])
+def test_merged_pages_can_be_reclaimed_wherever_the_clone_is(lab, kernel, groups, server, consumer, buf, place):
+    """D6: on v2 not where the clone has another address, for the kernel looks for it at the source's only."""
+    lab.swap(SWAP)
+    merge(lab, server, buf)
+    dst = consumer.process_vm_mmap(server, buf, pages=PAGES, dst_addr=place, flags=NOREPLACE)
+    seen = lab.look()
+    kinds = {seen.page(pfn).kind for pfn in frames(seen, "consumer", dst)}
+    assert kinds == {"v2": {"ksm"}, "v3": {"anon"}}[kernel]
+    lost = kernel == "v2" and place == ELSEWHERE
+    assert reclaimed(lab, groups, (server, buf), (consumer, dst)) == [True, not lost]
+    assert numbers(consumer, dst) == numbers(server, buf) == PAGES * [4711]
+
+
+def test_the_source_stays_mergeable(lab, server, consumer, buf):
+    merge(lab, server, buf)
+    dst = consumer.process_vm_mmap(server, buf, pages=PAGES)
+    seen = lab.look()
+    assert "MERGEABLE" in seen.task("server").vma(buf).flags
+    assert "MERGEABLE" not in seen.task("consumer").vma(dst).flags
+
+
+# --- poisoned ---------------------------------------------------------------------------------------------------------
+
+def test_a_poisoned_page_is_poisoned_in_the_clone(lab, server, consumer, buf):
+    """The entry that says so is copied, as fork() does it; a touch gets SIGBUS on either side."""
+    pfn = lab.look().task("server").pte(buf + PAGE).pfn
+    lab.guest.write_file("/sys/kernel/debug/hwpoison/corrupt-pfn", f"{pfn:#x}")     # MADV_HWPOISON kills its caller
+    dst = consumer.process_vm_mmap(server, buf, pages=PAGES)
+    after = lab.look()
+    for pte in (after.task("server").pte(buf + PAGE), after.task("consumer").pte(dst + PAGE)):
+        assert not pte.present and pte.swap.kind == "hwpoison"
+    for task, addr in ((server, buf), (consumer, dst)):
+        with expect(signal.SIGBUS):
+            task.read(addr + PAGE, 1)
+        assert [int.from_bytes(task.read(addr + i * PAGE, 8), "little") for i in (0, 2, 3)] == [1, 3, 4]
+
+
+# --- handed back ------------------------------------------------------------------------------------------------------
+
+def test_a_child_hands_its_memory_back_exits_and_all_is_swapped(lab, groups, server, buf):
+    """One frame twice in one process, and an anon_vma whose own process is gone: swapped out whole, and read back."""
+    lab.swap(SWAP)
+    child = server.fork("child")
+    dst = server.process_vm_mmap(child, buf, pages=PAGES, dst_addr=ELSEWHERE, flags=NOREPLACE)
+    child.exit()
+    server.syscall("wait4", child.pid, 0, 0, 0)
+    seen = lab.look()
+    assert frames(seen, "server", dst) == frames(seen, "server", buf)
+    assert reclaimed(lab, groups, (server, buf), (server, dst)) == [True, True]
+    seen = lab.look()
+    assert [pte.swap for pte in entries(seen, "server", dst)] == [pte.swap for pte in entries(seen, "server", buf)]
+    server.stamp(dst, 2, first=50)
+    assert numbers(server, dst) == [50, 51, 3, 4] and numbers(server, buf) == [1, 2, 3, 4]
+    seen = lab.look()
+    for addr in range(dst, dst + PAGES * PAGE, PAGE):
+        assert seen.rmap(seen.task("server").pte(addr).pfn).missed == ()
+
+
+# --- probed -----------------------------------------------------------------------------------------------------------
+
+TRACING, BREAKPOINT = "/sys/kernel/tracing", 0xCC
+
+
+@pytest.fixture
+def probe(lab, server):
+    """Puts a uprobe on the first instruction of the tasks' program; returns the offset in its file, and a switch."""
+    server.syscall("mount", "tracefs", TRACING, "tracefs", 0, None)
+    header = lab.guest.read_file("/task", 0, 4096)
+    text = next(v for v in lab.look().task("server").mm.vmas if v.name == "/task" and "EXEC" in v.flags)
+    offset = int.from_bytes(header[24:32], "little") - text.vm_start + text.vm_pgoff * PAGE     # e_entry
+    lab.guest.write_file(f"{TRACING}/uprobe_events", f"p:probe /task:{offset:#x}\n")
+    return text, offset, lambda on: lab.guest.write_file(f"{TRACING}/events/uprobes/probe/enable", "1" if on else "0")
+
+
+def test_a_breakpoint_in_cloned_code_goes_when_its_probe_does(server, consumer, probe):
+    """It is in the page that was copied; the kernel has to know of the clone to take it out again."""
+    text, offset, switch = probe
+    at = offset - text.vm_pgoff * PAGE
+    plain = server.read(text.vm_start + at, 1)
+    switch(True)
+    dst = consumer.process_vm_mmap(server, text.vm_start, pages=text.pages)
+    assert server.read(text.vm_start + at, 1) == consumer.read(dst + at, 1) == bytes([BREAKPOINT]) != plain
+    switch(False)
+    assert server.read(text.vm_start + at, 1) == consumer.read(dst + at, 1) == plain
+
+
+def test_a_clone_of_probed_code_gets_breakpoints_that_come_later(server, consumer, probe):
+    text, offset, switch = probe
+    at = offset - text.vm_pgoff * PAGE
+    dst = consumer.process_vm_mmap(server, text.vm_start, pages=text.pages)
+    switch(True)
+    assert consumer.read(dst + at, 1) == bytes([BREAKPOINT])
+    switch(False)
+    assert consumer.read(dst + at, 1) != bytes([BREAKPOINT])
