@@ -147,6 +147,17 @@ def test_a_patch_that_does_not_apply_is_named(build, patch):
         build.prepare("v2", [patch("mm/mmap.c", "q\nr\ns\n", "q\nR\ns\n")])
 
 
+def test_what_was_packed_before_is_not_packed_again(build, tmp_path, monkeypatch):
+    one, two = put(tmp_path / "one", "the same\n" * 999), put(tmp_path / "two", "the same\n" * 999)
+    build.pack(one, tmp_path / "one.xz")
+    with monkeypatch.context() as patched:
+        patched.setattr(build.lzma, "compress", None)
+        build.pack(two, tmp_path / "two.xz")
+    assert build.lzma.decompress((tmp_path / "two.xz").read_bytes()) == one.read_bytes()
+    build.pack(put(tmp_path / "two", "another"), tmp_path / "two.xz")
+    assert build.lzma.decompress((tmp_path / "two.xz").read_bytes()) == b"another"
+
+
 def test_every_patch_decides_what_the_image_is(build):
     """Numbered without a gap, and each one an input: a change of it makes the image stale."""
     for series in ("v2", "v3"):
