@@ -12,22 +12,26 @@ import contextlib
 import errno
 import functools
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 
-from . import places, vm
+from . import places, stack, vm
 from .errors import GuestError, MachineTimeout, UsageError
 from .film import MAIN_STEPS, Film
-from .guest import Guest, Task
+from .guest import Call, Guest, Task
 from .image import Image
 from .kernel import Kernel
 from .look import look
 from .memory import Memory
-from .model import Place, Snapshot
+from .model import Cpu, Hang, Place, Sleeper, Snapshot
 from .stops import Point, Stop, Stops
 
 #: How often look() lets the machine run on because a lock was held, and for how many milliseconds.
 _TRIES, _A_LITTLE = 50, 2
+#: How often hang() has to see a call in the same place: spinning or asleep, or just in the kernel; how many
+#: milliseconds apart; and how many functions, from the outermost, are that place: the innermost go in and out.
+_LOOKS, _MANY_LOOKS, _BETWEEN, _OUTER = 3, 20, 50, 5
 #: The same for the guest's clock, which it chooses a second after its boot.
 _CLOCK_TRIES, _A_WHILE = 100, 50
 
@@ -57,6 +61,8 @@ class Lab:
         try:
             self.guest = greeted[-1]
             self._memory = Memory(self.machine.ram)
+            where = weakref.WeakMethod(self._whereabouts)
+            self.machine.whereabouts = lambda: (where() or str)()
         except BaseException:
             self.close()
             raise
@@ -119,7 +125,6 @@ class Lab:
 
     @functools.cached_property
     def _stops(self) -> Stops:
-        _rest(self.guest)
         return Stops(self.machine)
 
     def stop_at(self, place: str, *, nth: int = 1, task: Task | None = None) -> Stop:
@@ -135,7 +140,8 @@ class Lab:
                 stop.go_on()
         """
         [found] = places.find(self.machine.image, place)
-        return Stop(self._stops, found, nth, lambda cpu: task is None or self._tid(cpu) == task.tid)
+        _rest(self.guest)
+        return Stop(self._stops, found, nth, lambda cpu: task is None or self._tid(cpu) == task.tid, self.cpus)
 
     def film(self, call: Callable[[], object], at: Sequence[str] | None = None, *, most: int = 60) -> Film:
         """Take a look at each place that a call comes to, and one before and after: the frames for steps().
@@ -148,6 +154,7 @@ class Lab:
             steps(*film)
         """
         found = places.find(self.machine.image, *at or MAIN_STEPS, lacking=at is None)
+        _rest(self.guest)
         film = Film([self.look("before")])
         with self._stops.at([Point(place, functools.partial(self._shoot, film, place, most)) for place in found]):
             film.run(call)
@@ -165,6 +172,54 @@ class Lab:
         except Exception as e:      # this is the watching thread; film() raises it
             film.broken = e
         return False
+
+    def cpus(self) -> tuple[Cpu, ...]:
+        """Return what each CPU is at: task, registers, and its unwound stack when it is in the kernel."""
+        with self.machine.frozen(), self._reading_now() as kernel:
+            seen = look(kernel, self.guest.names, inside=True)
+            return self._cpus(kernel, seen)
+
+    def _cpus(self, kernel: Kernel, seen: Snapshot) -> tuple[Cpu, ...]:
+        stops = self._stops
+        return tuple(stack.cpu(kernel, seen, self.config.kernel, number, registers, stops.held.get(number))
+                     for number, registers in enumerate(stops.registers()))
+
+    def hang(self, call: Call, bound: float | None = None) -> Hang | None:
+        """Let the machine run until a call ends (None) or is found to hang.
+
+        It hangs when it is seen in the same place several times in a row: a
+        few times when it spins on a lock or sleeps unwakeable, many times when
+        it is merely in the kernel. bound: seconds (default: the machine's);
+        after that MachineTimeout is raised: neither ended nor found stuck.
+        """
+        end, before, times = time.monotonic() + (bound or self.machine.timeout), None, 0
+        while not call.done:
+            self.run_for(_BETWEEN)
+            found = self._stuck(call)
+            where = found and [place.function for place in found.stuck.stack[-_OUTER:]]
+            before, times = where, times + 1 if where and where == before else 0
+            if times > (_LOOKS if found and (isinstance(found.stuck, Sleeper) or found.stuck.spins) else _MANY_LOOKS):
+                self.guest.stuck = call.text
+                return found
+            if time.monotonic() > end:
+                raise MachineTimeout(f"{call.text} neither ended nor hangs", "it was not seen in the same place all the time",
+                                     "call.wait() with a longer bound", console=self.console())
+        return None
+
+    def _stuck(self, call: Call) -> Hang | None:
+        """Look where a call is: None while it may just be working."""
+        with self.machine.frozen(), self._reading_now() as kernel:
+            seen = look(kernel, self.guest.names, call.text, inside=True)
+            cpus, tid = self._cpus(kernel, seen), call.task.tid
+            here = next((cpu for cpu in cpus if cpu.tid == tid and cpu.mode == "kernel"), None)
+            found = here or stack.sleeper(kernel, seen, self.config.kernel, tid)
+            return Hang(call.text, found, cpus, seen) if found else None
+
+    def _whereabouts(self) -> str:
+        """What the CPUs are at, for the error of a call that was not answered; "" if that cannot be seen."""
+        with contextlib.suppress(Exception):
+            return "\n".join(str(cpu) for cpu in self.cpus() if cpu.mode != "idle")
+        return ""
 
     def _tid(self, cpu: int) -> int:
         with self._reading_now() as kernel:

@@ -416,6 +416,72 @@ class Place:
         return self.function + (f" ({self.file}:{self.line})" if self.file else "")
 
 
+@dataclass(frozen=True)
+class Cpu:
+    """What one CPU was at.
+
+    task: its process's name; pid of the process, tid of the thread; mode:
+    "user", "kernel" or "idle"; registers by gdb's names; stack: in the
+    kernel, innermost place first; held: the stop that holds it, or None;
+    waits: the lock it spins on, in words, "" where that is not known.
+    """
+
+    number: int
+    task: str
+    pid: int
+    tid: int
+    mode: str
+    registers: Mapping[str, int]
+    stack: tuple[Place, ...]
+    held: Place | None = None
+    waits: str = ""
+
+    @property
+    def spins(self) -> bool:
+        """Whether it is in the code of a spinlock that somebody has."""
+        return any("spin_lock" in place.function for place in self.stack[:3])
+
+    def __str__(self) -> str:
+        state = f"held at {self.held}" if self.held else {"kernel": "in the kernel", "user": "in user mode"}.get(self.mode, "idle")
+        task = f"{self.task}, " if self.mode != "idle" else ""
+        return _stack_text(f"CPU {self.number}: {task}{state}", self.waits, self.stack)
+
+
+@dataclass(frozen=True)
+class Sleeper:
+    """A task that sleeps in the kernel and cannot be woken by an ordinary signal; stack and waits as of a Cpu."""
+
+    task: str
+    tid: int
+    stack: tuple[Place, ...]
+    waits: str = ""
+
+    def __str__(self) -> str:
+        return _stack_text(f"{self.task}: asleep in the kernel", self.waits, self.stack)
+
+
+def _stack_text(head: str, waits: str, stack: tuple[Place, ...]) -> str:
+    head += f", waiting for {waits}" if waits else ""
+    return "\n".join([head, *(f"    {place}{f'  [{place.patch}]' if place.patch else ''}" for place in stack)])
+
+
+@dataclass(frozen=True)
+class Hang:
+    """A call that does not end: where it was found, several times in the same place.
+
+    call: as text; stuck: the Cpu that runs it or the Sleeper that waits in it;
+    cpus: all of them; seen: the Snapshot of that moment, its locks in .held.
+    """
+
+    call: str
+    stuck: Cpu | Sleeper
+    cpus: tuple[Cpu, ...]
+    seen: Snapshot
+
+    def __str__(self) -> str:
+        return f"{self.call} does not end\n{self.stuck}"
+
+
 def _frozen(mapping: Mapping | None = None) -> Mapping:
     return MappingProxyType(dict(mapping or {}))
 

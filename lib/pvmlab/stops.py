@@ -29,7 +29,7 @@ from dataclasses import dataclass
 
 from .errors import MachineDied, MachineTimeout, PvmlabError, UsageError
 from .gdb import Gdb
-from .model import Place
+from .model import Cpu, Place
 from .vm import Machine
 
 #: Seconds between two looks whether a place was reached or the machine has died.
@@ -162,10 +162,11 @@ class Stop:
     to, is held; one at a time. Leaving the block lets it go.
     """
 
-    def __init__(self, stops: Stops, place: Place, nth: int, wanted: Callable[[int], bool]) -> None:
+    def __init__(self, stops: Stops, place: Place, nth: int, wanted: Callable[[int], bool],
+                 cpus: Callable[[], Sequence[Cpu]]) -> None:
         if nth < 1:
             raise UsageError(f"stop_at({place.function!r}, nth={nth})", "the first time is nth=1", "pass 1 or more")
-        self._stops, self.place, self._wanted = stops, place, wanted
+        self._stops, self.place, self._wanted, self._cpus = stops, place, wanted, cpus
         self.cpu: int | None = None         # the CPU that is held
         self._left = nth
         self._came = threading.Event()
@@ -203,6 +204,12 @@ class Stop:
         self._came.clear()
         self._left, cpu, self.cpu = nth, self.cpu, None
         self._stops.release(cpu)
+
+    def stack(self) -> tuple[Place, ...]:
+        """Return the kernel stack of the held CPU, innermost place first. Raises UsageError when none is held."""
+        if self.cpu is None:
+            raise UsageError(f"stack() at {self.place}", "no CPU is held there", "wait() first")
+        return self._cpus()[self.cpu].stack
 
     def _come(self, cpu: int) -> bool:
         """A CPU stands at the place. Called in the watching thread, with the machine frozen."""
