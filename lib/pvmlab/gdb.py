@@ -66,11 +66,12 @@ class Gdb:
     def go(self, cpus: Iterable[int]) -> None:
         """Let these CPUs run and no others; they stop together.
 
-        Returns when QEMU has the request, so that a stop on another channel comes after it.
+        Returns when QEMU has the request, so that a stop on another channel comes after it. Nothing behind that
+        answer is taken: what the CPUs meet from here on is there for who waits at the socket.
         """
         self._send("vCont;" + ";".join(f"c:p1.{cpu + 1:x}" for cpu in cpus))
-        self._until(lambda: b"+" in self._received, "vCont")
-        self._received = self._received.replace(b"+", b"", 1)
+        self._until(lambda: self._received.endswith(b"+"), "vCont", 1)
+        self._received = self._received[:-1]
 
     def stopped(self) -> bool:
         """Take what has come unasked; return whether the CPUs met a breakpoint (T05), and not only a stop."""
@@ -101,16 +102,16 @@ class Gdb:
         self._until(lambda: _PACKET.search(self._received), what)
         return self._next()
 
-    def _until(self, come: Callable[[], object], what: str) -> None:
-        """Receive until something has come."""
+    def _until(self, come: Callable[[], object], what: str, most: int = 1 << 16) -> None:
+        """Receive until something has come, at most so many bytes at once."""
         end = time.monotonic() + _BOUND
         while not come():
             if not select.select([self.sock], [], [], max(0.0, end - time.monotonic()))[0]:
                 raise MachineTimeout("QEMU's gdb stub", f"no answer to {what!r} within {_BOUND:g} s", "start a new Lab")
-            self._receive()
+            self._receive(most)
 
-    def _receive(self) -> None:
-        data = self.sock.recv(1 << 16)
+    def _receive(self, most: int = 1 << 16) -> None:
+        data = self.sock.recv(most)
         if not data:
             raise MachineDied("QEMU's gdb stub is gone", "it closed its socket", "start a new Lab")
         self._received += data

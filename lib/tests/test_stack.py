@@ -38,7 +38,7 @@ def test_the_stack_of_a_held_cpu(lab, server, consumer, buf):
 def test_what_idle_and_busy_cpus_are_at(lab, server, consumer):
     spin = consumer.start("spin")
     idle, busy = lab.cpus()
-    assert (idle.mode, idle.stack[0].function) == ("idle", "default_idle")
+    assert idle.mode == "idle" and "default_idle" in functions(idle.stack)
     assert (busy.mode, busy.task, busy.tid, busy.stack) == ("user", "consumer", consumer.tid, ())
     spin.stop()
 
