@@ -136,6 +136,10 @@ class Kernel:
         head = task.signal.thread_head.address_of_()
         return tuple(t.pid.value_() for t in list_for_each_entry("struct task_struct", head, "thread_node"))
 
+    def cpus(self) -> list[int]:
+        """Return the numbers of the CPUs that are online."""
+        return _online_cpus(self.prog)
+
     def current(self, cpu: int) -> Object:
         """Return the task_struct that a CPU runs (rq->curr, kernel/sched/sched.h)."""
         return per_cpu(self.prog["runqueues"], cpu).curr.read_()

@@ -184,6 +184,19 @@ class Lab:
         return tuple(stack.cpu(kernel, seen, self.config.kernel, number, registers, stops.held.get(number))
                      for number, registers in enumerate(stops.registers()))
 
+    def stack(self, task: Task) -> tuple[Place, ...]:
+        """Return where a task is in the kernel, innermost place first; () in user mode, or when it is no more."""
+        running = next((cpu.stack for cpu in self.cpus() if cpu.tid == task.tid), None)
+        if running is not None:
+            return running
+        with self._reading() as kernel:
+            return stack.of_task(kernel, self.config.kernel, task.tid)
+
+    def read_frame(self, pfn: int, len: int = 4096) -> bytes:
+        """Return the first bytes of a page frame as they are now, read from outside: no task touches it."""
+        self.machine.settle()
+        return self._memory.read(pfn << 12, len)
+
     def hang(self, call: Call, bound: float | None = None) -> Hang | None:
         """Let the machine run until a call ends (None) or is found to hang.
 

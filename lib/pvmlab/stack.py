@@ -44,6 +44,14 @@ def cpu(kernel: Kernel, seen: Snapshot, series: str, number: int, registers: Map
     return replace(found, waits=_spinlock(kernel, seen, registers)) if found.spins else found
 
 
+def of_task(kernel: Kernel, series: str, tid: int) -> tuple[Place, ...]:
+    """Return the kernel stack of a task that runs on no CPU; () for one that does, or is no more."""
+    task = find_task(kernel.prog, tid)
+    if not task or any(kernel.current(cpu) == task for cpu in kernel.cpus()):
+        return ()
+    return tuple(_places(kernel, task, series))
+
+
 def sleeper(kernel: Kernel, seen: Snapshot, series: str, tid: int) -> Sleeper | None:
     """Return where a task sleeps that no signal but a fatal one wakes; None for any other."""
     task = find_task(kernel.prog, tid)

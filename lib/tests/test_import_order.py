@@ -62,7 +62,7 @@ LAZY = {
     ("diff", "words", "lines"): "Diff.lines: words is made of diff's classes",
 }
 #: Everything that may know a running lab.
-TOP = {"__init__", "__main__", "lab", "doctor", "bench", "frontispiece"}
+TOP = {"__init__", "__main__", "lab", "doctor", "bench", "defects", "frontispiece"}
 #: What compares and draws knows frozen values only.
 PURE = {"model", "entry", "errors", "identity", "diff", "words", "draw"}
 

@@ -8,13 +8,15 @@ our walk finds is then gone, and what it says would be missed is still there.
 
 from __future__ import annotations
 
+from errno import EBUSY
+
 import pytest
 
 from pvmlab import Lab, calls
-from pvmlab.errors import UsageError
+from pvmlab.errors import GuestError, MachineTimeout, UsageError
 
 PAGE = 4096
-MOVE_ALL = 4        # MPOL_MF_MOVE_ALL, include/uapi/linux/mempolicy.h
+MADV_SOFT_OFFLINE = 101     # include/uapi/asm-generic/mman-common.h
 
 
 @pytest.fixture
@@ -254,3 +256,89 @@ def test_migration_moves_all_that_the_walk_found(machine_lab):
         assert pfn_at(after, "a", addr) == pfn_at(after, "b", addr)
         assert after.rmap(pfn_at(after, "a", addr)).missed == ()
     assert_complete(after)
+
+
+# --- the kernel's walk, visit by visit ------------------------------------------------------------------------------------
+
+def kernel_walk(lab, task, addr):
+    """Have one page migrated; return (errno or 0, [(vma, address)] as try_to_migrate_one() was called for them)."""
+    visits = []
+    with lab.stop_at("try_to_migrate_one", task=task) as stop:
+        call = task.start("madvise", addr, MADV_SOFT_OFFLINE, pages=1)
+        while not call.done:
+            try:
+                stop.wait(0.2)
+            except MachineTimeout:
+                continue
+            registers = lab.cpus()[stop.cpu].registers              # (folio, vma, address, arg)
+            visits.append((registers["rsi"], registers["rdx"]))
+            stop.go_on()
+    try:
+        call.wait()
+    except GuestError as e:
+        return e.errno, visits
+    return 0, visits
+
+
+def ours(walk):
+    """The visits the walk foresees: the kernel turns back once nothing maps the page any more (folio_not_mapped())."""
+    last = max(i for i, step in enumerate(walk.steps) if step.hit or walk.missed)
+    return [(step.vma, step.address) for step in walk.steps[:last + 1] if step.address is not None]
+
+
+def test_the_kernel_visits_what_the_walk_does_in_its_order(machine_lab):
+    a, c = machine_lab.tasks("a", "c")
+    buf = a.mmap(pages=8)
+    a.stamp(buf, 8)
+    b = a.fork("b")
+    first = c.process_vm_mmap(a, buf, pages=4)
+    back = a.process_vm_mmap(b, buf + PAGE, pages=4)
+    b.touch(buf + 2 * PAGE, write=True)                     # a miss: another frame is there
+    c.munmap(first, pages=1)
+    a.madvise(buf + 5 * PAGE, calls.MADV_DONTNEED, pages=1)     # a miss where the others keep it
+    for page, task, addr in ((1, a, buf + PAGE), (2, a, buf + 2 * PAGE), (2, b, buf + 2 * PAGE), (3, c, first + 3 * PAGE),
+                             (4, a, back + 3 * PAGE), (5, b, buf + 5 * PAGE), (7, a, buf + 7 * PAGE)):
+        before = machine_lab.look()
+        walk = before.rmap(pfn_at(before, task.name, addr))
+        errno, visits = kernel_walk(machine_lab, task, addr)
+        assert (errno, visits) == (0, ours(walk)), page
+        after = machine_lab.look()
+        now = pfn_at(after, task.name, addr)
+        assert now != walk.pfn and found(after.rmap(now)) == found(walk) == mapped(after, now)
+        assert mapped(after, walk.pfn) == []                # nothing maps the old frame any more
+
+
+def test_the_kernel_visits_ksm_s_items_as_the_walk_does(machine_lab):
+    """It cannot migrate a page of which its walk misses an entry, and puts back what it had unmapped."""
+    a, c = machine_lab.tasks("a", "c")
+    buf = a.mmap(pages=2)
+    merge(machine_lab, 2, (a, buf, 2))
+    a.fork("b")
+    before = machine_lab.look()
+    walk = before.rmap(pfn_at(before, "a", buf))
+    errno, visits = kernel_walk(machine_lab, a, buf)
+    assert (errno, visits, walk.missed) == (0, ours(walk), ())
+    clone = c.process_vm_mmap(a, buf, pages=2)
+    before = machine_lab.look()
+    walk = before.rmap(pfn_at(before, "a", buf))
+    errno, visits = kernel_walk(machine_lab, c, clone)
+    assert errno == EBUSY and set(walk.missed) == {("c", clone), ("c", clone + PAGE)}
+    assert visits[:len(ours(walk))] == ours(walk)           # it tries several times
+    after = machine_lab.look()
+    assert mapped(after, walk.pfn) == mapped(before, walk.pfn)
+
+
+def test_file_pages_are_visited_in_the_order_of_the_file_s_tree(machine_lab):
+    a, b = machine_lab.tasks("a", "b")
+    fd = a.memfd("segment")
+    a.syscall("ftruncate", fd, 8 * PAGE)
+    whole = a.mmap(pages=8, fd=fd, flags=calls.MAP_SHARED)
+    a.stamp(whole, 8)
+    part = a.mmap(pages=2, fd=fd, flags=calls.MAP_SHARED, offset=3 * PAGE)
+    a.touch(part, 2)
+    clone = b.process_vm_mmap(a, whole, pages=8)
+    b.touch(clone + 3 * PAGE)
+    before = machine_lab.look()
+    walk = before.rmap(pfn_at(before, "a", part))
+    errno, visits = kernel_walk(machine_lab, a, part)
+    assert (errno, visits) == (0, ours(walk)) and len(walk.hits) == 3
