@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
+from hypothesis import settings
 
 from pvmlab import Lab
 from pvmlab.guest import Guest, Task
@@ -23,6 +24,8 @@ from pvmlab.model import Mm, Snapshot
 from pvmlab.vm import complaints
 
 PAGE = 4096
+#: pytest --hypothesis-profile=long: other programs each time, and many more of them (test_spec.py).
+settings.register_profile("long", derandomize=False, database=None)
 
 
 def pytest_configure(config):

@@ -65,6 +65,8 @@ LAZY = {
 TOP = {"__init__", "__main__", "lab", "doctor", "bench", "defects", "frontispiece"}
 #: What compares and draws knows frozen values only.
 PURE = {"model", "entry", "errors", "identity", "diff", "words", "draw"}
+#: What the specification may know: names and numbers of calls, and what a Snapshot is; no machine, no reader.
+SPEC = {"spec", "calls", "entry", "errors", "model"}
 
 
 def modules():
@@ -150,9 +152,15 @@ def test_comparing_and_drawing_know_frozen_values_only():
             assert {top_of(module) for module, _ in found} <= PURE, name
 
 
+def test_the_specification_knows_no_machine():
+    for name, found in ALL.items():
+        if top_of(name) == "spec":
+            assert {top_of(module) for module, _ in found} <= SPEC, name
+
+
 def test_every_module_has_its_place_here():
     """Those above the lab (views, commands) are free to import; the others stand in MAY."""
-    free = TOP | {"widgets", "view", "lesson", "walk_build", "draw"}
+    free = TOP | {"widgets", "view", "lesson", "walk_build", "draw", "spec"}
     assert {top_of(name) for name in ALL} - set(MAY) <= free
 
 
