@@ -24,6 +24,8 @@ from pvmlab.guest import expect
 from pvmlab.spec.describe import mapped_here
 from pvmlab.spec.mm_types import ACCESS, VM
 
+pytestmark = pytest.mark.kernels("v2", "v3")
+
 PAGE = 4096
 #: Sixteen pages on both sides of a page table's end: where mappings begin that ask for an address of their own.
 ARENA = 0x10_0020_0000 - 8 * PAGE
@@ -31,7 +33,7 @@ ANY = calls.MAP_PRIVATE | calls.MAP_ANONYMOUS
 READ, WRITE, EXEC = calls.PROT_READ, calls.PROT_WRITE, calls.PROT_EXEC
 #: More live tasks than these make no new kind of anon_vma tree.
 MOST_TASKS = 5
-EXAMPLES = {"default": 100, "long": 500}
+EXAMPLES = {"default": 60, "long": 500}
 
 
 # --- programs ---------------------------------------------------------------------------------------------------------
