@@ -16,12 +16,12 @@ import sys as _sys
 from . import calls
 from .diff import Diff, steps
 from .draw import picture
-from .errors import GuestError, PvmlabError
+from .errors import GuestError, PvmlabError, TaskGone
 from .guest import errno_of, expect
 from .lab import Lab
 from .model import Snapshot
 
-__all__ = ["Diff", "GuestError", "Lab", "PvmlabError", "Snapshot", "calls", "errno_of", "expect", "picture",
+__all__ = ["Diff", "GuestError", "Lab", "PvmlabError", "Snapshot", "TaskGone", "calls", "errno_of", "expect", "picture",
            "steps"]
 
 if (_shell := getattr(_sys.modules.get("IPython"), "get_ipython", lambda: None)()) is not None:

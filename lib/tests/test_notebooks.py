@@ -19,7 +19,7 @@ from pvmlab import calls
 from pvmlab.guest import Guest, Task
 from pvmlab.image import root
 from pvmlab.lab import Lab
-from pvmlab.lesson import Lesson, questions
+from pvmlab.lesson import Lesson, questions, scenes
 from pvmlab.lesson.course import pages
 from pvmlab.lesson.exercises import ALL as EXERCISES
 
@@ -138,7 +138,9 @@ def test_an_exercise_knows_missing_almost_and_correct(path, seed):
         task = Lesson(page.number).exercise(name, seed)
         for state, calls_made in (("missing", ""), ("almost", task.nearly), ("correct", task.solution)):
             [first] = code(path, "set-up")
-            with world(first, f"{start}\n{calls_made}") as names:
+            with world(first) as names:
+                names["task"] = task
+                run(f"{start}\n{calls_made}", names)
                 found = task.check(names["lab"].look())
             assert found.state == state and len(found.reason) > 10, (name, seed, str(found))
 
@@ -168,7 +170,7 @@ def ours():
 
 def spoken_of_here():
     """What else may stand with brackets: system calls, the C library's fork(), and this library's own methods."""
-    own = {name for thing in (pvmlab, Lab, Task, Guest, pvmlab.Snapshot, Lesson, builtins) for name in dir(thing)}
+    own = {name for thing in (pvmlab, Lab, Task, Guest, pvmlab.Snapshot, Lesson, builtins) for name in dir(thing)} | set(dir(scenes))
     return own | set(calls.NUMBERS) | {"visit", "swapoff", "exec"}
 
 

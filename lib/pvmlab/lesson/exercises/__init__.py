@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from ...errors import UsageError
 from ..exercise import Exercise
-from . import pages
+from . import clone, fork, pages, rmap, server
 
 #: Every exercise by its name.
-ALL: dict[str, Exercise] = {**pages.EXERCISES}
+ALL: dict[str, Exercise] = {name: exercise for module in (pages, fork, rmap, server, clone)
+                            for name, exercise in module.EXERCISES.items()}
 
 
 def find(name: str) -> Exercise:
