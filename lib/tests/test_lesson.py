@@ -12,7 +12,7 @@ import worlds
 
 from pvmlab.errors import UsageError
 from pvmlab.image import root
-from pvmlab.lesson import Lesson, changed, patch, progress, questions
+from pvmlab.lesson import Lesson, changed, compare, patch, progress, questions
 from pvmlab.lesson.course import Course, pages
 from pvmlab.lesson.exercise import Exercise, Task, almost, correct, missing
 from pvmlab.lesson.markup import inline, plain
@@ -281,6 +281,15 @@ def test_an_argument_has_sides_and_an_open_one_says_what_is_missing(lesson):
 def test_a_verdict_that_says_nothing_is_refused(lesson, wrong):
     with pytest.raises(UsageError):
         lesson.verdict(wrong.pop("message"), "claim", seen=AFTER, **wrong)
+
+
+# --- side by side ---
+
+
+def test_a_comparison_says_what_differs():
+    told = compare({"v2": 1, "v3": 2}, {"twice": lambda n: n * 2, "type": lambda n: type(n).__name__})
+    assert told.differs == ("twice",)
+    assert told._repr_mimebundle_()["text/plain"] == "twice: v2 2, v3 4 (differs)\ntype: v2 int, v3 int"
 
 
 # --- markup ---

@@ -66,8 +66,9 @@ def world(*sources):
                 run(source, names)
         yield names
     finally:
-        for lab in [thing for thing in names.values() if isinstance(thing, Lab)]:
-            lab.close()
+        for lab in (lab for thing in names.values() for lab in (thing.values() if isinstance(thing, dict) else [thing])):
+            if isinstance(lab, Lab):
+                lab.close()
 
 
 @pytest.fixture(scope="module", params=LESSONS, ids=lambda path: path.stem)
@@ -119,12 +120,10 @@ def test_nothing_is_given_away(done):
         assert shown.told is None and shown.text().startswith("Predict first")
 
 
-@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [path for path in BOOKS if '"alone"' in path.read_text()], ids=lambda path: path.stem)
 def test_cells_that_stand_alone_run_right_after_the_set_up(path):
     [first] = code(path, "set-up")
-    alone = list(code(path, "alone"))
-    assert alone
-    for source in alone:
+    for source in code(path, "alone"):
         with world(first, source):
             pass
 
@@ -149,6 +148,19 @@ def test_an_exercise_knows_missing_almost_and_correct(path, seed):
 def test_a_fresh_variant_is_another(name):
     variants = {tuple(EXERCISES[name].vary(Random(seed)).items()) for seed in range(20)}
     assert len(variants) > 3
+
+
+@pytest.mark.parametrize("path", [path for path in BOOKS if path not in LESSONS], ids=lambda path: path.stem)
+def test_a_notebook_without_questions_runs_too(path):
+    with world(*code(path)):
+        pass
+
+
+def test_the_template_tells_the_kernels_apart():
+    path = root() / "notebooks" / "template.ipynb"
+    with world(*list(code(path))[:3]) as names:
+        shown = run(list(code(path))[3], names)
+    assert shown.differs and {"v2", "v3"} == set(names["told"])
 
 
 @pytest.mark.parametrize("path", BOOKS, ids=lambda path: path.stem)

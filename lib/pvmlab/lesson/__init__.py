@@ -11,8 +11,9 @@
 """
 
 from .cells import changed
+from .compare import compare
 from .course import course
 from .lesson import Lesson
 from .patches import patch
 
-__all__ = ["Lesson", "changed", "course", "patch"]
+__all__ = ["Lesson", "changed", "compare", "course", "patch"]
