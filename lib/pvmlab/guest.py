@@ -279,6 +279,13 @@ class Task:
         return self._do(BUILDERS["process_vm_writev"](
             self, other, remote_addr, local_addr, len))
 
+    def limit(self, resource: int, size: int) -> None:
+        """prlimit64(2): set its own limit, soft and hard (kernel/sys.c, do_prlimit).
+
+        resource: calls.RLIMIT_AS, calls.RLIMIT_DATA or any number; size: bytes, for these two.
+        """
+        self.syscall("prlimit64", 0, resource, calls.new("struct rlimit64 *", {"rlim_cur": size, "rlim_max": size}), 0)
+
     # -- files and anything else --
 
     def open(self, path: str, flags: int = 0, mode: int = 0o600) -> int:

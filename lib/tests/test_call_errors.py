@@ -122,7 +122,7 @@ PAGE = 4096
 HUGE = 2 << 20
 #: arch/x86/include/asm/page_64_types.h, with four levels
 TASK_SIZE = (1 << 47) - PAGE
-RLIMIT_DATA, RLIMIT_AS = 2, 9
+
 PR_SET_DUMPABLE, PR_SET_MDWE = 4, 65
 MAP_DROPPABLE = 8
 ALL = calls.PROT_READ | calls.PROT_WRITE | calls.PROT_EXEC
@@ -425,14 +425,10 @@ def half_hugetlb(world):
     return call(world.server, world.buf, dst_addr=hugetlb_page(world, world.consumer) + PAGE, flags=FIXED)
 
 
-def limit(task, resource, size):
-    task.syscall("prlimit64", 0, resource, calls.new("struct rlimit64 *", {"rlim_cur": size, "rlim_max": size}), None)
-
-
 @case("RLIMIT_AS", resource=RLIMIT_AS, counter="total_vm")
 @case("RLIMIT_DATA", resource=RLIMIT_DATA, counter="data_vm")
 def rlimit(world, resource, counter, room=3):
-    limit(world.consumer, resource, (counters(world)[counter] + room) * PAGE)
+    world.consumer.limit(resource, (counters(world)[counter] + room) * PAGE)
     return call(world.server, world.buf, 4)
 
 
@@ -474,7 +470,7 @@ def test_overcommit_counts_every_page_once(world):
 
 def test_what_fixed_replaces_does_not_count(lab, world):
     old = world.consumer.mmap(pages=4)
-    limit(world.consumer, RLIMIT_AS, counters(world)["total_vm"] * PAGE)
+    world.consumer.limit(RLIMIT_AS, counters(world)["total_vm"] * PAGE)
     assert world.consumer.process_vm_mmap(world.server, world.buf, pages=4, dst_addr=old, flags=FIXED) == old
 
 

@@ -581,6 +581,12 @@ def test_expect_shows_the_error(task):
     assert "server: close(99) → EBADF" in repr(failed)
 
 
+def test_a_limit_of_its_own_address_space(task):
+    pages = int(task.guest.read_file(f"/proc/{task.pid}/statm").split()[0])
+    task.limit(calls.RLIMIT_AS, (pages + 1) * 4096)
+    assert errno_of(task.mmap, pages=2) == "ENOMEM" and errno_of(task.mmap, pages=1) == ""
+
+
 def test_errno_of_is_the_errors_name_or_nothing(task):
     assert errno_of(task.syscall, "close", 99) == "EBADF"
     assert errno_of(task.mmap, pages=1) == ""

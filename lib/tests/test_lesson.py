@@ -16,7 +16,7 @@ from pvmlab.lesson import Lesson, changed, compare, patch, progress, questions
 from pvmlab.lesson.course import Course, pages
 from pvmlab.lesson.exercise import Exercise, Task, almost, correct, missing
 from pvmlab.lesson.markup import inline, plain
-from pvmlab.lesson.patches import read
+from pvmlab.lesson.patches import read, subjects
 from pvmlab.lesson.question import Question
 from pvmlab.lesson.verdict import MIME
 
@@ -254,6 +254,12 @@ def test_the_words_beside_it_are_the_patch_s_own():
             patch("v2", 3, **wrong)
     with pytest.raises(UsageError, match="1 to 7"):
         patch("v2", 8)
+
+
+def test_the_subjects_of_a_series_are_its_files():
+    files = sorted((root() / "kernel-patches/v2").glob("000[1-9]*.patch"))
+    assert list(subjects("v2")) == [1, 2, 3, 4, 5, 6, 7] == [int(path.name[:4]) for path in files]
+    assert subjects("v2")[7] == "Add process_vm_mmap()"
 
 
 def test_what_did_not_change_is_folded():

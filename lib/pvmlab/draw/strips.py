@@ -58,7 +58,7 @@ def _own(scene: Scene, vma: Vma, step: int) -> str:
 
 def _facts(scene: Scene, vma: Vma, step: int) -> dict[str, object]:
     return {"pages": vma.pages, "": vma.flags, "vm_pgoff": hex(vma.vm_pgoff), "anon_vma": _own(scene, vma, step),
-            "start": hex(vma.vm_start), "lock": "held" if vma.locked else "free"}
+            "start": hex(vma.vm_start)}
 
 
 def _apart(low: Life, high: Life) -> bool:

@@ -65,6 +65,12 @@ def read(series: str, number: int) -> Patch:
     return _parse(series, number, found[0])
 
 
+def subjects(series: str) -> dict[int, str]:
+    """Return {number: subject} of a series of kernel-patches, in order."""
+    numbers = (int(p.name[:4]) for p in sorted((root() / "kernel-patches" / series).glob("0*.patch")))
+    return {number: read(series, number).subject.removeprefix("mm: ") for number in numbers if number}
+
+
 def _parse(series: str, number: int, path: Path) -> Patch:
     head, _, rest = path.read_text().partition("\n---\n")
     fields, _, message = head.partition("\n\n")

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from ...errors import UsageError
 from ..exercise import Exercise
-from . import clone, fork, pages, rmap, server
+from . import clone, fork, handover, hints, huge, limits, merging, numbers, pages, pieces, rmap, server
 
 #: Every exercise by its name.
-ALL: dict[str, Exercise] = {name: exercise for module in (pages, fork, rmap, server, clone)
+ALL: dict[str, Exercise] = {name: exercise for module in (pages, fork, rmap, server, clone, numbers, merging, huge, hints,
+                                                          limits, pieces, handover)
                             for name, exercise in module.EXERCISES.items()}
 
 
