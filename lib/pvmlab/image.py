@@ -2,8 +2,8 @@
 """The bundled image: kernels, initramfs and debug information as files to use.
 
 Adds: finding `vm-image/prebuilt`, checking it against its manifest, unpacking
-it once into the user's cache.
-Leaves out: making it (vm-image/build) and running it (vm.py).
+it once into the user's cache; finding kernels that were built on demand there.
+Leaves out: making them (vm-image/build) and running them (vm.py).
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import json
 import lzma
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -93,28 +95,53 @@ def kernels() -> tuple[str, ...]:
 
 
 def image(kernel: str) -> Image:
-    """Return a bundled kernel, unpacked.
+    """Return a bundled kernel, unpacked, or one that was built on demand, such as "v3-debug".
 
     Raises UsageError for a name that is not bundled, ImageError for a file
     that is missing or damaged, SetupError when there is no room for it.
     """
     bundle = manifest()
     try:
+        if "-" in kernel:
+            return _on_demand(kernel, _image(next(iter(bundle["kernels"])), bundle))
         if kernel not in bundle["kernels"]:
             raise UsageError(f"no kernel is called {kernel!r}", f"bundled are {', '.join(bundle['kernels'])}",
                              'Lab(kernel="v2")')
-        return _image(kernel, bundle["kernels"][kernel], bundle["files"])
+        return _image(kernel, bundle)
     except (KeyError, TypeError) as e:
         raise ImageError(f"{prebuilt() / 'manifest.json'} is damaged", f"it lacks {e}",
                          "git checkout vm-image/prebuilt, or `make image`") from e
 
 
-def _image(kernel: str, about: dict, files: dict) -> Image:
+def _image(kernel: str, bundle: dict) -> Image:
+    about, files = bundle["kernels"][kernel], bundle["files"]
     names = {part: about[part] for part in ("vmlinux", "initramfs", "debug")}
     paths = {part: _unpacked(name, files[name]) for part, name in names.items()}
     sums = "".join(files[name]["sha256"] for name in names.values())
     return Image(kernel, about["release"], digest=hashlib.sha256(sums.encode()).hexdigest(),
                  symbols=about["symbols"], **paths)
+
+
+def build_on_demand(kernel: str) -> None:
+    """Build a kernel that is not bundled, unless it is there: some minutes, said on the way. Raises ImageError."""
+    command = [sys.executable, str(root() / "vm-image" / "build"), "kernel", kernel]
+    if status := subprocess.run(command).returncode:
+        raise ImageError(f"{kernel} could not be built", f"vm-image/build ended with status {status}", "see above")
+
+
+def _on_demand(kernel: str, bundled: Image) -> Image:
+    """A kernel that vm-image/build made of the checkout's present inputs; its initramfs is the bundle's."""
+    command = [sys.executable, str(root() / "vm-image" / "build"), "where", kernel]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode == 2:
+        raise UsageError(f"no kernel is called {kernel!r}", done.stderr.strip(), 'Lab(kernel="v3-debug")')
+    if done.returncode:
+        raise ImageError(f"the kernel {kernel} is not built", "it is not bundled", f"vm-image/build kernel {kernel}")
+    home = Path(done.stdout.splitlines()[-1])
+    about = json.loads((home / "manifest.json").read_text())
+    sums = "".join(about["files"].values()) + bundled.digest
+    return Image(kernel, about["release"], home / "vmlinux", bundled.initramfs, home / "debug",
+                 hashlib.sha256(sums.encode()).hexdigest(), about["symbols"])
 
 
 def _unpacked(name: str, about: dict) -> Path:

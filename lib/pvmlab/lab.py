@@ -39,7 +39,8 @@ _CLOCK_TRIES, _A_WHILE = 100, 50
 class Lab:
     """A pristine booted machine with a patched kernel.
 
-    kernel: "v2" or "v3"; cpus: 1 to 4; ram: MiB; icount: one CPU with QEMU's
+    kernel: "v2" or "v3", or one built on demand such as "v3-debug"
+    (vm-image/build kernel v3-debug); cpus: 1 to 4; ram: MiB; icount: one CPU with QEMU's
     instruction counting. Raises UsageError for what cannot be, SetupError when
     this computer lacks something, ImageError when the image is missing or
     damaged, MachineDied or MachineTimeout when the machine does not come up.
@@ -55,7 +56,8 @@ class Lab:
         self.config = vm.Config(kernel, cpus, ram, icount, append)
         _close_predecessors(self)
         greeted: list[Guest] = []       # of the machines that were tried; the last one is ours
-        self.machine = vm.machine(self.config, lambda machine: greeted.append(Guest(machine, series=kernel)),
+        series = kernel.partition("-")[0]
+        self.machine = vm.machine(self.config, lambda machine: greeted.append(Guest(machine, series=series)),
                                   lambda machine: _rest(greeted[-1]))
         self._finish = weakref.finalize(self, self.machine.close, "its Lab is gone")
         try:
