@@ -17,7 +17,7 @@
  *	check N			compare everything after so many
  *	keep A B		do operations A to B (B is left out); as many lines as needed. None: all
  *	tell 1			print each operation
- *	stay 1			at the end of the only round print the model, and stay for the host to look
+ *	stay 1			at the end of the only round print the model, and leave the processes to look at
  *	move 1			the kernel has PVMMAP_MOVE
  *	plant 1			a mistake in the model, for testing who looks for mistakes: a fork forgets MADV_DONTFORK
  */
@@ -310,12 +310,11 @@ struct range { long at, n; };
 
 static long some_length(void)
 {
-	switch (below(8)) {
-	case 0: return 1 + below(256);
-	case 1: return HUGE;
-	case 2: case 3: return 1 + below(32);
-	}
-	return 1 + below(4);
+	int kind = below(32);
+
+	if (kind == 0)
+		return HUGE;
+	return 1 + below(kind < 3 ? 256 : kind < 11 ? 32 : 4);
 }
 
 static struct range some_range(void)
@@ -766,6 +765,7 @@ static void op_fork(void)
 static void __attribute__((noreturn)) leave(void)
 {
 	shared->leaving = me;
+	shared->processes[me].turn = 0;	/* whoever gets this place has to wait */
 	sys(__NR_exit_group, 0);
 	__builtin_unreachable();
 }
@@ -809,6 +809,9 @@ static int whose_turn(void)
 /* What the model says, for whoever looks from outside: process, page, kind, prot, tag. */
 static void print_model(void)
 {
+	struct __kernel_timespec pause = { .tv_nsec = 20000000 };
+	long supervisor = sys(__NR_getppid);
+
 	for (int who = 0; who < PROCESSES; who++) {
 		struct process *process = &shared->processes[who];
 
@@ -817,7 +820,8 @@ static void print_model(void)
 				say("model %d %x %d %d %x\n", (long)process->pid, address(i), (long)process->pages[i].kind,
 				    (long)process->pages[i].prot, tag_of(&process->pages[i]));
 	}
-	say("staying\n");
+	while (!sys(__NR_kill, supervisor, SIGUSR1))	/* it may not wait yet */
+		sys(__NR_nanosleep, &pause, 0);
 	for (;;)
 		sys(__NR_pause);
 }
@@ -877,6 +881,7 @@ static void start_processes(void)
 
 		if (!pid) {
 			me = who;
+			write_text("/sys/fs/cgroup/mix/cgroup.procs", "0");
 			on_signal(SIGSEGV, faulted);
 			on_signal(SIGBUS, faulted);
 			wait_until(&shared->processes[who].turn, 1);
@@ -897,7 +902,12 @@ static void end_all(void)
 		;
 }
 
-/* Waits for those who leave, and gives the turn of one who left to the next. */
+static void nothing(int signal, siginfo_t *info, void *context)
+{
+	(void)signal, (void)info, (void)context;
+}
+
+/* Waits for those who leave, and gives the turn of one who left to the next. A signal says that they stay. */
 static void supervise(void)
 {
 	int status;
@@ -910,9 +920,9 @@ static void supervise(void)
 		if (status && status != FAILED << 8)
 			say("FAIL round %d op %d: process %d ended with status %x\n", plan.seed, shared->nth, pid,
 			    (u64)status);
-		shared->processes[shared->leaving].pid = 0;
 		if (status || shared->failed)
 			return end_all();
+		shared->processes[shared->leaving].pid = 0;
 		if (!alive())
 			return;
 		set_and_wake(&shared->processes[whose_turn()].turn, 1);
@@ -973,13 +983,14 @@ static void round(void)
 	forget_everything();
 	count(before);
 	make_objects();
+	on_signal(SIGUSR1, nothing);
 	start_processes();
 	supervise();
 	for (int i = 0; i < OBJECTS; i++)
 		sys(__NR_close, object_fd[i]);
 	if (shared->message[0])
 		say("FAIL round %d op %d: %s\n", plan.seed, shared->nth, shared->message);
-	if (!shared->failed)
+	if (!shared->failed && !plan.stay)
 		compare_end(before);
 }
 
@@ -1026,7 +1037,8 @@ static void read_plan(void)
 	read_keep(text);
 }
 
-/* One CPU for all: only one of them runs at a time, and waking another CPU costs more than an operation. */
+/* One CPU for all: only one of them runs at a time, and waking another CPU costs more than an operation. What is
+ * the supervisor's stays in memory: it is not what is counted. */
 static void settle(void)
 {
 	u64 cpu = 2;
@@ -1038,7 +1050,7 @@ static void settle(void)
 	sys(__NR_sched_setaffinity, 0, sizeof(cpu), &cpu);
 	write_text("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
 	sys(__NR_mkdir, "/sys/fs/cgroup/mix", 0755);
-	write_text("/sys/fs/cgroup/mix/cgroup.procs", "0");
+	sys(__NR_mlockall, MCL_CURRENT);
 	read_text("/proc/self/status", text, sizeof(text));
 	base_size = number_after(text, "VmSize");
 }
