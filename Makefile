@@ -46,6 +46,10 @@ review: ## run the course and write its verdicts as one page, site/review.html
 	@binder/setup
 	@$(PYTHON) -m pvmlab review site/review.html
 
+stress: ## random operations on a kernel that checks itself (ARGS="--seconds 150 --seed 7 --kernel v3-debug")
+	@binder/setup lib/tests/apt.txt
+	@$(PYTHON) -m pvmlab stress $(ARGS)
+
 image: ## build the kernels and the guest's programs, and write vm-image/prebuilt
 	@vm-image/build image
 
@@ -61,4 +65,4 @@ clean: ## remove what was built here (saved machines stay in ~/.cache/pvmlab)
 	rm -f lib/pvmlab/_walk.*
 	find lib notebooks -name __pycache__ -o -name .ipynb_checkpoints 2>/dev/null | while IFS= read -r d; do rm -rf "$$d"; done
 
-.PHONY: help lab test doctor bench site review image reproduce patches clean
+.PHONY: help lab test doctor bench site review stress image reproduce patches clean

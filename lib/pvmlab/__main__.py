@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from . import bench, doctor, image
+from . import bench, doctor, image, stress
 from .errors import PvmlabError
 from .frontispiece import the_call
 from .lab import Lab
@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     pages.add_argument("folder", help="where to write them")
     verdicts = command("review", _review, "run the course and write its verdicts as one page")
     verdicts.add_argument("file", help="HTML file to write")
+    stress.add_arguments(command("stress", stress.main, "random operations in the guest, held against a model"))
     command("version", _version, "print the versions of pvmlab and its kernels")
     return parser
 

@@ -113,7 +113,6 @@ def machine(kernel: str) -> Iterator[Lab]:
     """A pristine machine with what the mix stirs: swap, KSM and khugepaged at work all the time."""
     with Lab(kernel=kernel, ram=512 if "-" in kernel else 256, append=_NO_STAMPS) as lab:
         lab.guest.write_file("/proc/sys/kernel/printk", "8")
-        lab.guest.write_file("/proc/sys/kernel/hung_task_timeout_secs", "60") if "-debug" in kernel else None
         lab.swap(64 << 20)
         lab.ksm(True, pages_to_scan=100, sleep_ms=20)
         lab.guest.write_file("/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs", "50")
@@ -232,7 +231,7 @@ def shrink(ops: Sequence[int], fails: Callable[[tuple[int, ...]], bool], seconds
 
 
 def _without_a_part(ops: tuple[int, ...], parts: int) -> Iterator[tuple[int, ...]]:
-    """Each with one of `parts` parts left out, the last part first: what matters stands near the end more seldom."""
+    """Yield `ops` with one of `parts` equal parts left out, each in turn."""
     edges = [len(ops) * i // parts for i in range(parts + 1)]
     for first, last in zip(edges[:-1], edges[1:]):
         yield ops[:first] + ops[last:]

@@ -20,7 +20,6 @@ import hashlib
 import json
 import mmap
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -68,16 +67,6 @@ class Config:
             raise UsageError(f"cpus={self.cpus!r}", "the kernel is built for 1 to 4", "Lab(cpus=2)")
         if not (isinstance(self.ram, int) and 64 <= self.ram <= 2048):
             raise UsageError(f"ram={self.ram!r}", "it is in MiB, from 64 to 2048", "Lab(ram=128)")
-
-
-#: Words with which a kernel says that something is wrong with it.
-_COMPLAINT = re.compile(r"WARNING:|\bBUG\b|\bOops\b|Bad (rss-counter|page)|possible (recursive|circular) locking"
-                        r"|inconsistent lock|suspicious RCU|general protection|Kernel panic|Call Trace")
-
-
-def complaints(console: str) -> list[str]:
-    """Return the lines of a console in which the kernel says that something is wrong with it."""
-    return [line for line in console.splitlines() if _COMPLAINT.search(line)]
 
 
 # --- the command line -------------------------------------------------------------------------------------------------

@@ -19,9 +19,9 @@ import pytest
 from hypothesis import settings
 
 from pvmlab import Lab
+from pvmlab.console import complaints
 from pvmlab.guest import Guest, Task
 from pvmlab.model import Mm, Snapshot
-from pvmlab.vm import complaints
 
 PAGE = 4096
 #: pytest --hypothesis-profile=long: other programs each time, and many more of them (test_spec.py).

@@ -6,9 +6,9 @@ from __future__ import annotations
 import functools
 
 import pytest
-from conftest import complaints
 
 from pvmlab import Lab, steps
+from pvmlab.console import complaints
 from pvmlab.defects import DEFECTS, d1, d2, d7
 from pvmlab.errors import UsageError
 

@@ -22,6 +22,7 @@ PACKAGE = Path(pvmlab.__file__).parent
 #: What each module may import of the package, beside errors. Lower modules never know the higher ones.
 MAY = {
     "errors": set(),
+    "console": set(),
     "entry": set(),
     "model": {"entry"},
     # the machine
@@ -62,7 +63,7 @@ LAZY = {
     ("diff", "words", "lines"): "Diff.lines: words is made of diff's classes",
 }
 #: Everything that may know a running lab.
-TOP = {"__init__", "__main__", "lab", "doctor", "bench", "defects", "frontispiece"}
+TOP = {"__init__", "__main__", "lab", "doctor", "bench", "defects", "frontispiece", "stress"}
 #: What compares and draws knows frozen values only.
 PURE = {"model", "entry", "errors", "identity", "diff", "words", "draw"}
 #: What the specification may know: names and numbers of calls, and what a Snapshot is; no machine, no reader.

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: MIT
+"""The referee: would it catch us, and does it say how little it takes?"""
+
+from __future__ import annotations
+
+import pytest
+
+from pvmlab import stress
+from pvmlab.console import complaints
+from pvmlab.stress import Plan
+
+
+@pytest.mark.parametrize("guilty", [{7}, {3, 90}, {0, 1, 2, 99}, {10, 40, 41, 80}])
+def test_what_is_left_fails_and_none_of_it_can_be_spared(guilty):
+    """The sequence fails when all the guilty are in it: the shortest one is these."""
+    assert set(stress.shrink(range(100), lambda ops: guilty <= set(ops))) == guilty
+
+
+def test_shrinking_ends_with_its_time():
+    assert stress.shrink(range(100), lambda ops: True, seconds=0) == tuple(range(100))
+
+
+def test_numbers_in_a_row_are_told_as_one():
+    assert stress.runs([1, 2, 3, 7, 9, 10]) == [(1, 3), (7, 7), (9, 10)]
+
+
+def test_a_kernels_complaint_counts_before_the_models():
+    told, console = "FAIL round 5 op 3: page 1\n", "[ 1.0] mix: round 4\n[ 2.0] BUG: KASAN: x\n[ 3.0] mix: round 5\n"
+    failure = stress._failure(told, console, Plan(4, rounds=2), "")
+    assert (failure.seed, failure.op, failure.what) == (4, None, "BUG: KASAN: x")
+    assert complaints(console) == ["[ 2.0] BUG: KASAN: x"]
+
+
+def test_the_mix_goes_with_its_model_on_v3():
+    with stress.machine("v3") as lab:
+        outcome = stress.run(lab, Plan(seed=1, rounds=2, ops=1000))
+    assert outcome.failure is None
+    assert outcome.ops == 2000 and outcome.cloned > 50 and outcome.refused > 50
+
+
+def test_a_sample_is_the_same_from_outside():
+    found = stress.sample("v3", seed=5, ops=300)
+    assert found.differences == ()
+    assert found.pages > 300 and found.walks > 3
+
+
+def test_a_model_that_is_wrong_is_caught_and_told_in_three_operations():
+    """The planted mistake: the model's fork() forgets MADV_DONTFORK. It takes a mapping, the advice, a fork."""
+    plan = Plan(seed=5, ops=800, plant=True)
+    with stress.machine("v3") as lab:
+        failure = stress.run(lab, plan).failure
+    found = stress.shortest("v3", failure, plan, seconds=300)
+    with stress.machine("v3") as lab:
+        told = stress.run(lab, Plan(5, ops=found.ops, keep=found.keep, tell=True, plant=True)).told
+    assert [line for line in told.splitlines() if line.startswith("op ")][-1].endswith("fork() = process 3")
+    assert len(found.keep) == 3 and "mmap(" in told and "advice 10)" in told
+
+
+def test_v2_is_caught_too():
+    """A clone of MADV_DONTFORK memory, an error of another number, a self-call: the model is one of v3."""
+    with stress.machine("v2") as lab:
+        assert stress.run(lab, Plan(seed=1, rounds=2, ops=1000), limit=30).failure is not None
