@@ -157,12 +157,16 @@ class Identity:
 
     @cached_property
     def mm_names(self) -> dict[Key, str]:
-        """Name each mm after the processes that used it first."""
-        names: dict[Key, str] = {}
+        """Name each mm after the processes that used it first, with their pids where two would be called the same."""
+        users: dict[Key, list] = {}
         for step, snapshot in enumerate(self.snapshots):
             for mm in snapshot.mms:
-                names.setdefault(self.key("mm", step, mm.addr), "/".join(snapshot.users(mm.addr)))
-        return names
+                users.setdefault(self.key("mm", step, mm.addr),
+                                 [t for t in (*snapshot.tasks, *snapshot.others) if t.mm.addr == mm.addr])
+        names = {key: "/".join(task.name for task in tasks) for key, tasks in users.items()}
+        often = Counter(names.values())
+        return {key: name if often[name] == 1 else "/".join(f"{task.name} (pid {task.pid})" for task in users[key])
+                for key, name in names.items()}
 
     @cached_property
     def anon_vma_names(self) -> dict[Key, str]:

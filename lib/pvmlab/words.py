@@ -23,7 +23,11 @@ SIGN = {"added": "+", "removed": "–", "changed": "~"}
 
 
 def lines(diff: Diff) -> tuple[Line, ...]:
-    """Return the lines of a diff: processes, VMAs, anon_vmas, entries, frames, tables, counters, locks."""
+    """Return the lines of a diff, in the order in which a figure shows their places.
+
+    Locks and processes; VMAs, entries, frames; anon_vmas and chains; then the
+    book-keeping: tables and counters.
+    """
     say = _Say(diff)
     by_kind = defaultdict(list)
     whole = set()
@@ -33,10 +37,10 @@ def lines(diff: Diff) -> tuple[Line, ...]:
         if not _belongs(change, whole):
             by_kind[change.kind].append(change)
     told = (line for part in (
-        say.tasks(diff, whole), say.vmas(by_kind["vma"]), say.anon_vmas(by_kind["anon_vma"]),
-        say.links(by_kind["link"]), say.entries(by_kind["entry"]), say.pages(by_kind["page"]),
-        say.tables(by_kind["table"]), say.mms(by_kind["mm"]), say.counters(by_kind["counter"]),
-        say.locks(by_kind["lock"])) for line in part)
+        say.locks(by_kind["lock"]), say.tasks(diff, whole), say.vmas(by_kind["vma"]),
+        say.entries(by_kind["entry"]), say.pages(by_kind["page"]), say.anon_vmas(by_kind["anon_vma"]),
+        say.links(by_kind["link"]), say.tables(by_kind["table"]), say.mms(by_kind["mm"]),
+        say.counters(by_kind["counter"])) for line in part)
     return tuple(sorted(told, key=_aside(diff)))
 
 

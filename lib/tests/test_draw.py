@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pvmlab.diff import steps
-from pvmlab.draw import PANELS, layout, picture, ref, svg
+from pvmlab.draw import PANELS, USUAL, layout, picture, ref, svg
 from pvmlab.draw.parts import CHAR
 from pvmlab.errors import SetupError, UsageError
 from pvmlab.model import RmapStep, RmapWalk
@@ -268,11 +268,103 @@ def contrast(a, b):
 
 
 def test_all_text_can_be_read():
-    grounds = [svg.CARD, *svg.HEADS.values(), *(fill for _, fill, _ in svg.MARKS.values())]
-    assert min(contrast(svg.INK, g) for g in grounds) >= 4.5
-    assert contrast(svg.DIM, svg.CARD) >= 4.5
-    assert min(contrast(ink, g) for ink, fill, _ in svg.MARKS.values() for g in (fill, svg.CARD)) >= 4.5
+    for c in (svg.LIGHT, svg.DARK):
+        grounds = ["card", "mm", "table", "frame", "anon_vma", "walk", *(f"{mark}-ground" for mark in svg.SIGNS.values())]
+        assert min(contrast(c["ink"], c[ground]) for ground in grounds) >= 4.5
+        assert contrast(c["dim"], c["card"]) >= 4.5
+        assert min(contrast(c[mark], c[ground]) for mark in svg.SIGNS.values() for ground in ("card", f"{mark}-ground")) >= 4.5
+        assert contrast(c["filled"], c["mm"]) >= 3 and contrast(c["rule"], c["card"]) >= 3
 
 
 def test_every_panel_has_a_name():
-    assert PANELS == ("changes", "spaces", "tables", "frames", "forest", "walk")
+    assert PANELS == ("changes", "scale", "spaces", "tables", "frames", "forest", "walk", "counters")
+    assert set(USUAL) < set(PANELS)
+
+
+def bars(shown):
+    """{row id: (x, width)} of the VMAs on the bars of the first step."""
+    panel = next(panel for panel in shown.panels if panel.name == "scale")
+    return {name: (spans[0].x0, spans[0].x1 - spans[0].x0) for name, spans in panel.spans.items()
+            if spans[0] and name.startswith("scale-vma")}
+
+
+def test_address_spaces_are_to_scale_and_their_gaps_are_folded():
+    world = worlds.World().task("A")
+    world.touch("A", world.mmap("A", worlds.HEAP, 100))
+    world.mmap("A", worlds.HEAP + 100 * 4096, 50, "r--p")
+    seen = world.look()
+    shown = picture(seen, panels=("scale",))
+    at = {vma.vm_start: bars(shown)[f"scale-{ref('vma', vma.id)}"] for vma in seen.task("A").mm.vmas}
+    (x, large), (y, half) = at[worlds.HEAP], at[worlds.HEAP + 100 * 4096]
+    assert large == pytest.approx(2 * half, abs=0.5) and y == pytest.approx(x + large, abs=0.5)
+    assert [at[start] for start in sorted(at)] == sorted(at.values())
+    said = shown.text()
+    assert "rw-p 400 KiB, 100 pages" in said and "⋯ 736 GiB" in said
+
+
+def test_a_gigabyte_beside_four_pages_stays_on_the_card():
+    world = worlds.World().task("A").task("B")
+    world.mmap("A", worlds.HEAP, 1 << 18)
+    world.touch("B", world.mmap("B", worlds.HEAP, 4))
+    shown = picture(world.look(), panels=("scale",))
+    assert float(tree(shown.svg()).get("width")) <= 1280
+    assert min(wide for _, wide in bars(shown).values()) >= 12
+
+
+def test_many_processes_are_folded_on_the_card():
+    shown = picture(steps(*worlds.large()), panels=("scale",))
+    assert "… and 8 more processes" in texts(shown.svg())
+
+
+def test_counters_say_what_moved():
+    said = of("clone", panels=("counters",)).text()
+    assert re.search(r"total_vm +65 +\[~ 61 → 65\]", said) and re.search(r"pgalloc_normal +54 +\[~ 50 → 54\]", said)
+    assert "pgfault" not in said
+
+
+def test_a_frame_that_is_nowhere_is_refused():
+    with pytest.raises(UsageError, match="0x99999"):
+        of("clone", walk=0x99999)
+
+
+def test_entries_whose_frames_count_down_are_one_run():
+    world = worlds.World().task("A")
+    area = world.mmap("A", worlds.HEAP, 6)
+    world.touch("A", area)
+    for i in range(6):
+        world.put("A", area.start + i * 4096, 0x3000 - i)
+        world.frames[0x3000 - i] = (world.stamp(), area.anon_vma, (area.start >> 12) + i)
+        world.exclusive.add(0x3000 - i)
+    said = picture(world.look()).text()
+    assert "×6" in said and "same flags, descending frames" in said and "6 frames 0x2ffb–0x3000" in said
+
+
+def test_two_processes_of_one_name_have_their_pids():
+    world = worlds.World().task("A")
+    world.touch("A", world.mmap("A", worlds.HEAP, 1))
+    first = world.look()
+    other = replace(first.tasks[0], pid=99, start=7, mm=replace(first.tasks[0].mm, addr=0xFFFF888009000000, vmas=(), born=77))
+    row = steps(first, replace(first, tasks=(*first.tasks, other)))
+    assert sorted(row.identity.mm_names.values()) == ["A (pid 60)", "A (pid 99)"]
+
+
+def test_the_tables_of_the_path_are_level():
+    """A table stands level with the box that names it, or below another child of it."""
+    shown = of("clone")
+    panel, at = shown.panels[1], shown.placed["translation"]
+    box = {box.id: box for box in panel.boxes}
+    level = [at.boxes[e.tail[0]][1] == at.boxes[e.head[0]][1] for e in panel.edges
+             if e.cls == "walk" and box[e.head[0]].column == "path"]
+    assert len(level) == 6 and all(level)
+
+
+def test_columns_can_be_hidden():
+    shown = of("clone", panels=("spaces", "frames"))
+    assert "pud" not in texts(shown.svg()) and "Address spaces → frames" in texts(shown.svg())
+    assert float(tree(shown.svg()).get("width")) <= float(tree(of("clone").svg()).get("width"))
+    assert "anon_vma" not in of("clone", panels=("frames",)).svg().split("panel-translation")[1].split("of av")[0]
+
+
+def test_an_anon_vma_names_its_folios():
+    said = of("twice").text(0)
+    assert "folio->mapping of" in said and said.count("2 frames 0x1a2b–0x1a2c") > 1

@@ -5,16 +5,21 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import pytest
 import worlds
 
-from pvmlab import widgets
+from pvmlab import kernel, widgets
 from pvmlab.diff import steps
 from pvmlab.draw import picture, ref
-from pvmlab.view import SCRIPT, STYLE, View, bundle, figure, page
+from pvmlab.draw.belonging import parts
+from pvmlab.draw.details import VM_WORDS, split
+from pvmlab.errors import UsageError
+from pvmlab.figure import figure
+from pvmlab.view import SCRIPT, STYLE, View, bundle, page
 
 ALL = worlds.all_worlds()
 
@@ -35,13 +40,36 @@ class Attributes(HTMLParser):
         self.found += [value for name, value in attrs if name == self.name]
 
 
+def size(picture):
+    return len(json.dumps(figure(picture), ensure_ascii=False, separators=(",", ":")).encode())
+
+
+def drawn(made, stop, how="marked"):
+    """The SVG of all panels at a stop."""
+    return "".join(made["pieces"][n] for pieces in stop[how].values() for n in pieces)
+
+
+def numbers(made, stop):
+    return {int(n) for n in re.findall(r'class="row[^>]*data-part="(\d+)"|data-part="(\d+)" class="row', drawn(made, stop))
+            for n in n if n}
+
+
+def part(made, prefix):
+    return next(i for i, name in enumerate(made["parts"]) if name.startswith(prefix))
+
+
+def details(made, stop, n):
+    words = [made["words"][w] for w in stop["details"][n]]
+    return list(zip(words[::2], words[1::2]))
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_what_the_widget_sends_is_small(name):
-    assert len(json.dumps(figure(of(name))).encode()) <= 300_000
+    assert size(of(name)) <= 300_000
 
 
 def test_a_large_world_is_small_too():
-    assert len(json.dumps(figure(picture(steps(*worlds.large())))).encode()) <= 300_000
+    assert size(picture(steps(*worlds.large()))) <= 300_000
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -49,7 +77,6 @@ def test_there_is_a_stop_for_each_step_and_for_the_whole(name):
     count, made = len(ALL[name]), figure(of(name))
     assert len(made["stops"]) == count + (count > 2)
     assert [stop["label"] for stop in made["stops"][:count]] == list(steps(*ALL[name]).labels())
-    assert len({re.search(r'viewBox="[^"]*"', svg)[0] for svg in made["svgs"]}) == 1
     assert made["start"] == len(made["stops"]) - 1
 
 
@@ -66,49 +93,124 @@ def test_each_stop_lists_its_changes_and_has_a_text(name):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_the_refs_of_a_line_are_drawn(name):
-    made = figure(of(name))
+def test_the_places_of_a_line_are_the_rows_that_show_its_refs(name):
+    shown = of(name)
+    made, rows = figure(shown), {row.id: set(row.refs) for _, row in parts(shown.panels)}
     for diff, stop in zip(steps(*ALL[name]).diffs, made["stops"][1:]):
-        drawn = {r for refs in Attributes("data-refs", made["svgs"][stop["marked"]]).found for r in refs.split()}
         for line, told in zip(diff.lines, stop["lines"]):
-            assert set(told["refs"]) >= {ref(*r) for r in line.refs} & drawn
+            refs = {ref(*r) for r in line.refs}
+            expected = {i for i in numbers(made, stop) if rows.get(made["parts"][i], set()) & refs}
+            assert set(told["places"]) >= expected
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_every_part_that_can_be_chosen_says_something(name):
-    made = figure(of(name))
+    shown = of(name)
+    made, choosable = figure(shown), {row.id for _, row in parts(shown.panels)}
     for stop in made["stops"]:
-        drawn = set(Attributes("data-part", made["svgs"][stop["marked"]]).found)
-        chosen = {part for part, _ in made["parts"]} & drawn
-        assert chosen and {made["parts"][i][0] for i in stop["kin"]} == chosen
+        chosen = {n for n in numbers(made, stop) if made["parts"][n] in choosable}
+        assert chosen and set(stop["kin"]) == chosen
         for i, others in stop["kin"].items():
-            assert i in others and stop["says"][i]
+            assert i in others and made["words"][stop["says"][i]]
 
 
 def test_what_belongs_together_is_symmetric():
     for name in ALL:
         for stop in figure(of(name))["stops"][:1]:  # nothing is gone there
             for i, others in stop["kin"].items():
-                assert all(i in stop["kin"][other] for other in others)
+                assert all(i in stop["kin"][other] for other in others if other in stop["kin"])
 
 
 def test_a_frame_says_who_maps_it():
     made = figure(of("twice"))
-    frame = next(i for i, (part, _) in enumerate(made["parts"]) if part.startswith("frames-"))
-    said = made["stops"][2]["says"][frame]
+    stop, frame = made["stops"][2], part(made, "frames-")
+    said = made["words"][stop["says"][frame]]
     assert "mapcount 3" in said and "0x7f4400000000–0x7f4400002000 in A (pid 60)" in said
+    known = details(made, stop, frame)
+    assert ("mapped by", "A at 0x7f3a1c200000, 0x7f4400000000 (2 times in one process)") in known
+    assert ("mapped by", "B at 0x7f3a1c200000") in known
+
+
+def test_an_entry_lights_the_way_through_the_tables():
+    made = figure(of("clone"))
+    stop, entry = made["stops"][1], part(made, "tables-entry")
+    way = [made["parts"][n] for n in stop["kin"][entry] if re.search(r"-(pgd|pud|pmd)-[0-9a-f]+-\d+$", made["parts"][n])]
+    assert [name.rsplit("-", 1)[1] for name in way] == ["225", "232", "254"]
+
+
+def test_an_entry_is_decoded():
+    made = figure(of("clone"))
+    known = details(made, made["stops"][0], part(made, "tables-entry"))
+    pte = ALL["clone"][0].task("server").pte(worlds.HEAP)
+    assert [term for term, _ in known if term in pte.flags] == list(pte.flags)
+    assert ("its indices", "pgd 254 · pud 232 · pmd 225 · pte 0 · offset 0x0") in known
+    assert ("RW", "writable") in known and ("frame", "0x1a2b") in known
+
+
+def test_a_huge_entry_has_a_longer_offset():
+    assert split(worlds.HEAP + 0x12345, "pmd") == "pgd 254 · pud 232 · pmd 225 · offset 0x12345"
+
+
+def test_a_vma_is_said_in_words():
+    made = figure(of("twice"))
+    known = dict(details(made, made["stops"][2], part(made, "forest-vma-")))
+    assert known["READ"] == "may be read" and known["entries"].startswith("2 present")
+    assert known["chain"] == "newest first: av·A" and "0x7f3a1c200000–0x7f3a1c202000, 2 pages (8 KiB) of A" in known["range"]
+
+
+def test_every_flag_of_the_kernel_has_words():
+    assert set(kernel.VM_FLAGS.values()) == set(VM_WORDS)
+
+
+def test_a_folded_line_says_what_it_stands_for():
+    made = figure(of("clone"))
+    known = details(made, made["stops"][0], part(made, "spaces-others"))
+    assert ("0x7ffc10000000–0x7ffc10021000", "rw-p 33 pages [stack]") in known and len(known) == 5
 
 
 def test_a_visit_of_a_walk_lights_its_vma():
     before, forked, after, walk = worlds.twice()
     made = figure(picture(steps(before, forked, after), walk=walk))
-    names = [part for part, _ in made["parts"]]
-    third = [i for i, part in enumerate(names) if part.startswith("walk-visit-")][2]
-    lit = {names[i] for i in made["stops"][2]["kin"][third]}
+    third = [i for i, part in enumerate(made["parts"]) if part.startswith("walk-visit-")][2]
+    lit = {made["parts"][i] for i in made["stops"][2]["kin"][third]}
     new = steps(forked, after).of("vma")[0].id
     assert f"spaces-{ref('vma', new)}" in lit
     assert len([part for part in lit if part.startswith("spaces-")]) == 1
     assert figure(picture(walk))["stops"][0]["label"] == "the walk"
+
+
+def test_the_walk_goes_from_the_frame_to_every_visit():
+    """Each visit lights the VMA, its link in the tree, and the very entry that is looked at."""
+    before, forked, after, walk = worlds.twice()
+    row = steps(before, forked, after)
+    made = figure(picture(row, walk=walk))
+    steps_of_it = made["stops"][2]["walk"]
+    assert len(steps_of_it) == len(walk.steps) + 3 and made["stops"][0]["walk"] == []
+    for visit, (lit, said) in zip(walk.steps, steps_of_it[2:]):
+        names, at = {made["parts"][n] for n in lit}, row.identity
+        vma, mm = at.key("vma", 2, visit.vma), at.key("mm", 2, visit.mm)
+        link = (vma, at.key("anon_vma", 2, walk.start))
+        assert {f"spaces-{ref('vma', vma)}", f"forest-tree-{ref('link', link)}", f"forest-chain-{ref('link', link)}",
+                f"tables-{ref('entry', (mm, visit.address, 'pte'))}"} <= names
+        assert "HIT" in made["words"][said] and hex(visit.address) in made["words"][said]
+    assert made["words"][steps_of_it[-1][1]].endswith("The page is in A more than once.")
+
+
+def test_a_film_says_where_it_stands_and_what_is_locked():
+    before, after = ALL["clone"]
+    inside = replace(after, label="copy_vma", held=("mmap_lock of server: write", "mmap_lock of consumer: write"))
+    object.__setattr__(inside, "place", SimpleNamespace(function="copy_vma", file="mm/vma.c", line=1803, patch="v2 2/7"))
+    made = figure(picture(steps(before, inside, after)))
+    assert [stop["place"] for stop in made["stops"]] == ["", "in copy_vma(), mm/vma.c:1803, from patch v2 2/7", "", ""]
+    assert made["stops"][1]["held"] == list(inside.held)
+    assert "+ lock mmap_lock of server: write is held" in made["stops"][1]["text"]
+
+
+def test_notes_go_with_their_steps():
+    made = figure(of("cow", notes=("first", "then")))
+    assert [stop["note"] for stop in made["stops"]] == ["first", "then", "", ""]
+    with pytest.raises(UsageError):
+        of("clone", notes=("a", "b", "c"))
 
 
 def test_ids_are_unique_when_a_page_holds_the_figure_twice():

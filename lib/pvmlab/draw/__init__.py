@@ -1,69 +1,74 @@
 # SPDX-License-Identifier: MIT
 """Pictures of the kernel's memory: from a Snapshot, a Diff, Steps or an RmapWalk.
 
-Adds: picture() and Picture. Scene (scene.py) chooses what to show; strips,
-tables and frames (joined by translation), forest and walk make parts of it
-(parts.py); layout.py places the parts of all steps once; svg.py and text.py
-show one step.
-Leaves out: stepping and hovering. For that a Picture has `frames`, one SVG
-for each step with the same places and ids, and data-refs that parts.ref()
-spells for the refs of any Change or Line.
+Adds: picture() and Picture. Scene (scene.py) chooses what to show; scale,
+strips, tables and frames (joined by translation), forest, walk and counters
+make parts of it (parts.py); layout.py places the parts of all steps once;
+svg.py and text.py show one step.
+Leaves out: stepping, choosing and hovering (view.py). For that a Picture has
+all its panels in the same places at every step, and data-refs that
+parts.ref() spells for the refs of any Change or Line.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
 from ..diff import Line, Steps, steps
 from ..errors import UsageError
 from ..model import Page, RmapWalk, Snapshot
 from . import layout, svg, text
+from .counters import counters
 from .forest import forest
 from .parts import Panel, ref
+from .scale import scale
 from .scene import Scene
 from .translation import translation
 from .walk import walk as _walk_panel
 
-__all__ = ["PANELS", "Picture", "picture", "ref"]
+__all__ = ["PANELS", "USUAL", "Picture", "picture", "ref"]
 
-#: In the order in which they stand; "changes" is the list in words.
-PANELS = ("changes", "spaces", "tables", "frames", "forest", "walk")
+#: In the order in which they stand; "changes" is the list in words; spaces, tables and frames share a panel.
+PANELS = ("changes", "scale", "spaces", "tables", "frames", "forest", "walk", "counters")
+#: Those that a figure shows when nothing else is asked for; the one that steps has the others to switch on.
+USUAL = ("changes", "spaces", "tables", "frames", "forest", "walk")
 View = Snapshot | Steps | RmapWalk
 #: A figure is scaled down to this part of its size, where its 12 px text is 8 px, and scrolls from there on.
 LEGIBLE = 0.66
 
 
-def picture(view: View, *, panels: Sequence[str] = PANELS, focus: object = (),
-            walk: Page | RmapWalk | int | Sequence[RmapWalk | None] | None = None) -> Picture:
+def picture(view: View, *, panels: Sequence[str] = USUAL, focus: object = (),
+            walk: Page | RmapWalk | int | Sequence[RmapWalk | None] | None = None,
+            notes: Sequence[str] = ()) -> Picture:
     """Return the picture of a Snapshot, a Diff, Steps or an RmapWalk.
 
-    panels: which of PANELS; focus: what to show besides what changed: a task
-    or its name, a Vma, an address, a Page, or several of these; walk: the frame
-    (PFN or Page) whose reverse-map walk is drawn, or walks already done, one
-    for all steps or one for each.
+    panels: which of PANELS it shows at first; focus: what to show besides what
+    changed: a task or its name, a Vma, an address, a Page, or several of these;
+    walk: the frame (PFN or Page) whose reverse-map walk is drawn, or walks
+    already done, one for all steps or one for each; notes: for who presents
+    it, one for each step. Raises UsageError for what is nowhere in the snapshots.
     """
     if unknown := [name for name in panels if name not in PANELS]:
         raise UsageError(f"there is no panel {unknown[0]!r}", f"a figure has {', '.join(PANELS)}")
     if isinstance(view, RmapWalk):
-        return Picture(None, (_walk_panel((view,), lambda step, addr: f"{addr:#x}"),), ("walk",))
+        return Picture(None, (_walk_panel((view,), lambda step, addr: f"{addr:#x}"),), ("walk",), notes, (view,))
     if not isinstance(view, (Snapshot, Steps)):
         raise UsageError(f"a {type(view).__name__} cannot be drawn", "a picture shows what lab.look() returned",
                          "give a Snapshot, after - before, steps(…), or an RmapWalk")
     row = steps(view) if isinstance(view, Snapshot) else view
     asked = (focus,) if isinstance(focus, (str, int)) or not isinstance(focus, Iterable) \
         or isinstance(focus, tuple) and hasattr(focus, "_fields") else focus
-    scene = Scene(row, asked)
-    return Picture(row, tuple(_panels(scene, panels, _walks(row, walk))), tuple(panels))
+    walks = _walks(row, walk)
+    return Picture(row, tuple(_panels(Scene(row, asked), walks)), tuple(panels), notes, walks)
 
 
-def _panels(scene: Scene, names: Sequence[str], walks: Sequence[RmapWalk | None]):
-    if {"spaces", "tables", "frames"} & set(names):
-        yield translation(scene, tuple(names))
-    if "forest" in names and (panel := forest(scene)).boxes:
-        yield panel
-    if "walk" in names and any(walks):
-        yield _walk_panel(walks, lambda step, addr: scene.anon_vma_name(scene.key("anon_vma", step, addr)))
+def _panels(scene: Scene, walks: Sequence[RmapWalk | None]) -> Iterator[Panel]:
+    made = [scale(scene), translation(scene), forest(scene)]
+    if any(walks):
+        made.append(_walk_panel(walks, lambda step, addr: scene.anon_vma_name(scene.key("anon_vma", step, addr)),
+                                scene.key))
+    return (panel for panel in (*made, counters(scene)) if panel.boxes)
 
 
 def _walks(row: Steps, walk: object) -> tuple[RmapWalk | None, ...]:
@@ -74,6 +79,9 @@ def _walks(row: Steps, walk: object) -> tuple[RmapWalk | None, ...]:
         return (*[None] * (len(row) - 1), walk)
     pfn = walk.pfn if isinstance(walk, Page) else walk
     if isinstance(pfn, int):
+        if not any(pfn in s.pages for s in row.snapshots):
+            raise UsageError(f"walk={pfn:#x}: there is no such frame", "no entry of these processes maps it at any step",
+                             "take the PFN from an entry: snapshot.task(...).pte(addr).pfn")
         return tuple(s.rmap(pfn) if pfn in s.pages else None for s in row.snapshots)
     if len(pfn) != len(row):
         raise UsageError(f"{len(pfn)} walks for {len(row)} steps", "each step needs a walk, or None",
@@ -84,48 +92,64 @@ def _walks(row: Steps, walk: object) -> tuple[RmapWalk | None, ...]:
 class Picture:
     """A figure, laid out once for all its steps.
 
-    frames: SVG of each step, marks against the step before; svg() and text():
-    the difference from the first step to the last, or one step.
+    steps: what it shows (None for a walk alone); panels: all that it has,
+    names: those shown at first; notes: for who presents it; walks: one (or
+    None) for each step, or nothing; frames: SVG of each step, marks against the
+    step before; svg() and text(): the difference from the first step to the
+    last, or one step.
     """
 
-    def __init__(self, row: Steps | None, panels: tuple[Panel, ...], names: Sequence[str]) -> None:
-        self.steps, self.panels, self._names = row, panels, names
+    def __init__(self, row: Steps | None, panels: tuple[Panel, ...], names: Sequence[str], notes: Sequence[str] = (),
+                 walks: Sequence[RmapWalk | None] = ()) -> None:
+        self.steps, self.panels, self.names = row, panels, tuple(names)
+        self.notes, self.walks = tuple(notes), tuple(walks)
+        if len(self.notes) > len(self):
+            raise UsageError(f"{len(self.notes)} notes for {len(self)} steps", "there is one for each step",
+                             "give as many notes as there are snapshots, or fewer")
 
     def __len__(self) -> int:
         return len(self.steps) if self.steps is not None else 1
 
     @cached_property
     def dot(self) -> str:
-        """The DOT source: one digraph for each panel, with everything any step shows."""
+        """The DOT source: one digraph for each panel that dot lays out, with everything any step shows."""
         return layout.source(self.panels)
 
     @cached_property
+    def placed(self) -> dict[str, layout.Placed]:
+        """{panel's name: where its parts are}."""
+        return layout.place(self.panels, self.dot)
+
+    @cached_property
     def _sheet(self) -> svg.Sheet:
-        placed = layout.place(self.panels, self.dot)
-        wide = svg.text_width(placed)
-        listed = len(self) > 1 and "changes" in self._names
-        most = max(listed, *(len(svg.folded(self._lines(old, step), wide)) for old, step in self._pairs()))
-        return svg.Sheet(self.panels, placed, most)
+        wide = svg.text_width(self.placed)
+        listed = len(self) > 1 and "changes" in self.names
+        most = max(listed, *(len(svg.folded(self._listed(*stop), wide)) for stop in self.stops))
+        return svg.Sheet(self.panels, self.placed, self.names, most)
 
-    def _pairs(self) -> list[tuple[int | None, int]]:
+    @property
+    def stops(self) -> tuple[tuple[int | None, int], ...]:
+        """(step compared with, step shown): each step, and from first to last where those are more than two."""
         last = len(self) - 1
-        return [(None, 0), *((i, i + 1) for i in range(last)), (0, last)]
+        return (None, 0), *((i, i + 1) for i in range(last)), *([(0, last)] if last > 1 else [])
 
-    def _lines(self, old: int | None, step: int) -> tuple[Line, ...]:
-        if self.steps is None or old is None or old == step or "changes" not in self._names:
+    def lines(self, old: int | None, step: int) -> tuple[Line, ...]:
+        """What changed from one step to another, in words."""
+        if self.steps is None or old is None or old == step:
             return ()
-        diff = self.steps.whole if (old, step) == (0, len(self) - 1) else self.steps.diffs[step - 1]
-        return diff.lines
+        return (self.steps.diffs[step - 1] if step - old == 1 else self.steps.whole).lines
 
-    def _title(self, old: int | None, step: int) -> str:
+    def _listed(self, old: int | None, step: int) -> tuple[Line, ...]:
+        return self.lines(old, step) if "changes" in self.names else ()
+
+    def title(self, old: int | None, step: int) -> str:
+        """What one step, or the way from one to another, is called."""
         if self.steps is None:
             return "A reverse-map walk"
         labels = self.steps.labels()
         if old is None:
             return labels[step] if len(self) > 1 or self.steps.snapshots[0].label else "The memory of the processes"
-        if (old, step) == (0, len(self) - 1):
-            return " → ".join(labels)
-        return f"{labels[old]} → {labels[step]}"
+        return " → ".join(labels) if step - old > 1 else f"{labels[old]} → {labels[step]}"
 
     def _which(self, step: int | None, marks: bool) -> tuple[int | None, int]:
         """(step to compare with, step to show)."""
@@ -137,16 +161,19 @@ class Picture:
         step %= len(self)
         return (step - 1 if marks and step else None), step
 
-    def _nothing(self, old: int | None, step: int) -> str:
+    def nothing(self, old: int | None, step: int) -> str:
         """What stands in the list of changes where there are none."""
-        if len(self) == 1 or "changes" not in self._names or old is None and step:
+        if len(self) == 1 or old is None and step:
             return ""
         return "nothing" if old is not None else "nothing yet: this is the first step"
 
+    def _unlisted(self, old: int | None, step: int) -> str:
+        return self.nothing(old, step) if "changes" in self.names else ""
+
     def svg(self, step: int | None = None, *, marks: bool = True) -> str:
         """Return SVG: of the whole difference, or of one step; without marks, as it plainly is then."""
-        old, new = self._which(step, marks)
-        return svg.draw(self._sheet, new, old, self._title(old, new), self._lines(old, new), self._nothing(old, new))
+        at = self._which(step, marks)
+        return svg.draw(self._sheet, at[1], at[0], self.title(*at), self._listed(*at), self._unlisted(*at))
 
     def html(self, step: int | None = None) -> str:
         """Return svg() as part of a page: as wide as there is room, down to where its text is still legible."""
@@ -156,9 +183,13 @@ class Picture:
 
     def text(self, step: int | None = None, *, marks: bool = True) -> str:
         """Return the same as svg() as plain text."""
-        old, new = self._which(step, marks)
-        return text.text(self.panels, new, old, self._title(old, new), self._lines(old, new),
-                         self._nothing(old, new))
+        at = self._which(step, marks)
+        return self.told(*at)
+
+    def told(self, old: int | None, step: int) -> str:
+        """text() of one stop."""
+        return text.text(self._sheet.panels, step, old, self.title(old, step), self._listed(old, step),
+                         self._unlisted(old, step))
 
     @cached_property
     def frames(self) -> tuple[str, ...]:
@@ -169,7 +200,7 @@ class Picture:
         return self.text()
 
     def __repr__(self) -> str:
-        return f"<Picture: {len(self)} steps, {', '.join(self._names)}>"
+        return f"<Picture: {len(self)} steps, {', '.join(self.names)}>"
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
         return {"text/html": self.html(), "image/svg+xml": self.svg(), "text/plain": self.text()}

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """The anon_vma forest: VMAs, anon_vmas, and the anon_vma_chains that tie them.
 
-Adds: for each VMA its same_vma list, for each anon_vma its interval tree; one
-line for each anon_vma_chain joins its place in the one to its place in the
-other. Dashed lines go from an anon_vma to its parent.
+Adds: for each VMA its same_vma list, for each anon_vma its interval tree and
+the frames whose mapping it is; one line for each anon_vma_chain joins its
+place in the one to its place in the other. An arrow goes from an anon_vma to
+its parent.
 Leaves out: anon_vmas that no shown VMA's chain leads to.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from ..identity import Key, Life
 from ..model import AnonVma, Vma
+from . import frames
 from .parts import Box, Edge, Panel, Row, Seen, even, ref
 from .scene import Scene, refs
 
@@ -29,8 +31,9 @@ def forest(scene: Scene) -> Panel:
     boxes = even((*vmas, *anon_vmas))
     rows = {row.id for box in boxes for row in box.rows}
     edges = [edge for link in links if (edge := _link_edge(scene, link)).tail[1] in rows and edge.head[1] in rows]
-    return Panel("forest", "anon_vma forest", "where reverse mapping looks for an anonymous page. A line is one "
-                 "anon_vma_chain: in a VMA's list (left) and in an anon_vma's interval tree (right). Dashed: parent.",
+    return Panel("forest", "anon_vma forest", "Where reverse mapping looks for an anonymous page. A line is one "
+                 "anon_vma_chain: in a VMA's list (left) and in an anon_vma's interval tree (right). An arrow on the "
+                 "right leads to the parent.",
                  boxes, (*edges, *_parents(scene, anon_vmas)), ranksep=1.1)
 
 
@@ -63,6 +66,8 @@ def _chain_places(scene: Scene, life: Life, link: Life) -> list[int]:
 def _anon_vma_box(scene: Scene, life: Life) -> Box:
     head = tuple(av and _head(scene, av, step) for step, av in enumerate(life.seen))
     rows = [Row(f"forest-{ref('anon_vma', life.key)}-head", "head", head, refs("anon_vma", life.key))]
+    folios = _folios(scene, life)
+    rows += [folios] if any(folios.seen) else []
     links = [link for link in scene.links if link.key[1] == life.key]
     links.sort(key=lambda k: _tree_order(scene, life, k))
     rows += [_tree_row(scene, life, link) for link in links[:MOST_LINKS]]
@@ -80,6 +85,15 @@ def _head(scene: Scene, av: AnonVma, step: int) -> Seen:
     return Seen((f"{scene.anon_vma_name(scene.key('anon_vma', step, av.addr))} ({line}{locked})",
                  f"num_active_vmas {av.num_active_vmas}, num_children {av.num_children}, refcount {av.refcount}"),
                 {**facts, "parent": kin[0], "root": kin[1], "lock": "held" if av.locked else "free"})
+
+
+def _folios(scene: Scene, life: Life) -> Row:
+    """The frames whose folio->mapping names the anon_vma."""
+    pfns = [scene.folios[step].get(av.addr, []) if av else [] for step, av in enumerate(life.seen)]
+    seen = tuple(Seen(("folio->mapping of", f"  {frames.name(found)}"), {"folios": len(found)}) if found else None
+                 for found in pfns)
+    keys = dict.fromkeys(scene.key("page", step, pfn) for step, found in enumerate(pfns) for pfn in found[:64])
+    return Row(f"forest-folios-{ref('anon_vma', life.key)}", "folio", seen, tuple(ref("page", k) for k in keys))
 
 
 def _tree_order(scene: Scene, life: Life, link: Life) -> tuple:

@@ -49,7 +49,7 @@ def _groups(scene: Scene, mapped: dict[Key, dict[str, list[bool]]]) -> list[list
 
 
 def _says(keys: list[Key]) -> str:
-    return _name([k[0] for k in keys])
+    return name([k[0] for k in keys])
 
 
 def _page(scene: Scene, key: Key, step: int) -> Page | None:
@@ -64,9 +64,9 @@ def _facts(scene: Scene, key: Key, step: int) -> tuple | None:
 
 def _box(scene: Scene, keys: list[Key]) -> Box:
     seen = tuple(_seen(scene, keys, step) for step in range(len(scene)))
-    name = f"frames-{ref('page', keys[0])}"
-    row = Row(f"{name}-row", "frame", seen, tuple(ref("page", key) for key in keys[:64]))
-    return Box(name, "frame", (row,), rank="frames", chars=24)
+    box = f"frames-{ref('page', keys[0])}"
+    row = Row(f"{box}-row", "frame", seen, tuple(ref("page", key) for key in keys[:64]))
+    return Box(box, "frame", (row,), rank="frames", chars=24, column="frames")
 
 
 def _seen(scene: Scene, keys: list[Key], step: int) -> Seen | None:
@@ -75,7 +75,7 @@ def _seen(scene: Scene, keys: list[Key], step: int) -> Seen | None:
         return None
     page = pages[0]
     each = "each " if len(pages) > 1 else ""
-    lines = (_name([p.pfn for p in pages]), f"{each}mapcount {page.mapcount}, refcount {page.refcount}",
+    lines = (name([p.pfn for p in pages]), f"{each}mapcount {page.mapcount}, refcount {page.refcount}",
              *_kind(scene, pages, step), *([f"huge, order {page.order}"] if page.order else []))
     flags = (*(["exclusive"] if page.exclusive else []), *(f for f in page.flags if f != "anon_exclusive"))
     return Seen(lines, {"mapcount": page.mapcount, "refcount": page.refcount, "": flags, "kind": page.kind,
@@ -86,12 +86,12 @@ def _kind(scene: Scene, pages: list[Page], step: int) -> tuple[str, ...]:
     first = min(pages, key=lambda page: page.index)
     if first.anon_vma is None:
         return (f"{first.kind} page",)
-    name = scene.anon_vma_name(scene.key("anon_vma", step, first.anon_vma))
+    owner = scene.anon_vma_name(scene.key("anon_vma", step, first.anon_vma))
     state = "exclusive" if first.exclusive else "not exclusive"
-    return f"of {name}, {state}", f"index {first.index:#x}{'…' if len(pages) > 1 else ''}"
+    return f"of {owner}, {state}", f"index {first.index:#x}{'…' if len(pages) > 1 else ''}"
 
 
-def _name(pfns: list[int]) -> str:
+def name(pfns: list[int]) -> str:
     if len(pfns) == 1:
         return f"frame {pfns[0]:#x}"
     if pfns[-1] - pfns[0] == len(pfns) - 1:

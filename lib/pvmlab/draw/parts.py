@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 #: Pixels per character of a monospaced font (0.602 em in the widest common one) and between lines.
@@ -36,12 +36,17 @@ SAME = Mark("", "")
 
 
 class Row(NamedTuple):
-    """One line or more inside a box. refs: names of the things it shows (refs.ref())."""
+    """One line or more inside a box.
+
+    refs: names of the things it shows (ref()); inline: its mark stands at the
+    end of its one line instead of below
+    """
 
     id: str
     cls: str
     seen: tuple[Seen | None, ...]
     refs: tuple[str, ...] = ()
+    inline: bool = False
 
     def mark(self, old: int | None, new: int) -> Mark:
         """Return how the row at step `new` differs from step `old`."""
@@ -78,7 +83,8 @@ def _plain(fact: object) -> str:
 class Box:
     """Rows under a header (the first row). rank: boxes of one rank stand in one column.
 
-    chars: the box is at least as wide as so many characters; quiet: no marks
+    chars: the box is at least as wide as so many characters; quiet: no marks;
+    column: which part of a panel it belongs to, where parts can be hidden
     """
 
     id: str
@@ -87,6 +93,7 @@ class Box:
     rank: str = ""
     chars: int = 7
     quiet: bool = False
+    column: str = ""
 
     @property
     def header(self) -> Row:
@@ -108,12 +115,27 @@ class Edge(NamedTuple):
     says: str = ""
 
 
+class Span(NamedTuple):
+    """A row that is a piece of a bar: from x0 to x1, with what fills it.
+
+    filled: (from, to, "present" or "absent") of the entries in it; label: as
+    much as there is room for
+    """
+
+    x0: float
+    x1: float
+    filled: tuple[tuple[float, float, str], ...] = ()
+    label: str = ""
+
+
 @dataclass(frozen=True)
 class Panel:
     """Boxes and edges that are laid out together.
 
     caption explains it in a sentence; notes stand below; ranksep: inches
-    between columns
+    between columns; how: "graph" (dot places it), "row" (boxes side by side)
+    or "bars" (a box is a bar, its rows lie where `spans` has them at each
+    step); most: boxes past so many are folded, 0 for none
     """
 
     name: str
@@ -124,10 +146,33 @@ class Panel:
     notes: tuple[str, ...] = ()
     rankdir: str = "LR"
     ranksep: float = 0.42
+    how: str = "graph"
+    most: int = 0
+    spans: Mapping[str, tuple[Span | None, ...]] = field(default_factory=dict)
 
     def shown(self, step: int, old: int | None) -> bool:
         """Whether any of it is there at a step, or was at the one it is compared with."""
         return any(box.shown(step) or not box.quiet and box.shown(old) for box in self.boxes)
+
+    def titled(self, title: str) -> Panel:
+        """The panel under another title."""
+        return replace(self, title=title)
+
+    def cut(self) -> Panel:
+        """The panel with at most `most` boxes, and a note of how many it leaves out."""
+        rest = len(self.boxes) - self.most if self.most else 0
+        if rest <= 0:
+            return self
+        return replace(self, boxes=self.boxes[:self.most], notes=(*self.notes, f"… and {rest} more processes"))
+
+    def only(self, columns: set[str]) -> Panel:
+        """The panel without the other columns; what ties two columns is "direct" where those between are hidden."""
+        if not any(box.column for box in self.boxes):
+            return self
+        boxes = tuple(box for box in self.boxes if box.column in columns)
+        there, direct = {box.id for box in boxes}, "path" not in columns
+        return replace(self, boxes=boxes, edges=tuple(
+            e for e in self.edges if {e.tail[0], e.head[0]} <= there and (e.cls != "direct" or direct)))
 
 
 def pairs(count: int) -> list[tuple[int, int]]:
@@ -142,7 +187,13 @@ def width(box: Box) -> int:
 
 def _chars(box: Box) -> int:
     lines = (line for row in box.rows for seen in row.seen if seen for line in seen.lines)
-    return max(box.chars, *map(len, lines), 0)
+    return max(box.chars, *map(len, lines), *(_inline(row) for row in box.rows if row.inline), 0)
+
+
+def _inline(row: Row) -> int:
+    """Characters of the longest line of a row with its mark behind it."""
+    marks = max((len(row.mark(*pair).text) for pair in pairs(len(row.seen))), default=0)
+    return max(len(seen.lines[0]) for seen in row.seen if seen) + 2 + marks
 
 
 def even(boxes: Iterable[Box]) -> tuple[Box, ...]:
@@ -181,6 +232,8 @@ def mark_of(row: Row, box: Box, old: int | None, new: int) -> Mark:
 
 def height(row: Row, box: Box) -> int:
     """Pixels a row needs at any step, badge included."""
+    if row.inline:
+        return LINE + PAD // 2
     steps = len(row.seen)
     lines = max((len(seen.lines) for seen in row.seen if seen), default=0)
     badges = max((len(badge(row, box, *pair)) for pair in pairs(steps)), default=0)

@@ -67,6 +67,17 @@ class Scene:
     def links(self) -> tuple[Life, ...]:
         return self.steps.lives("link")
 
+    @cached_property
+    def folios(self) -> tuple[dict[int, list[int]], ...]:
+        """For each step {kernel address of an anon_vma: the PFNs whose mapping it is, in order}."""
+        found: list[dict[int, list[int]]] = []
+        for snapshot in self.snapshots:
+            found.append({})
+            for pfn, page in sorted(snapshot.pages.items()):
+                if page.kind == "anon":
+                    found[-1].setdefault(page.mapping & ~3, []).append(pfn)
+        return tuple(found)
+
     def anon_vma_name(self, key: Key | None) -> str:
         return self.who.anon_vma_names.get(key, f"anon_vma {key[0]:#x}") if key else "none"
 

@@ -21,7 +21,7 @@ def strip(scene: Scene, mm: Key) -> Box:
         rows.append(_vma(scene, life))
         last = life
     rows += [_others(scene, mm)] if scene.folded.get(mm) else []
-    return Box(f"spaces-{ref('mm', mm)}", "mm", tuple(rows), rank="spaces")
+    return Box(f"spaces-{ref('mm', mm)}", "mm", tuple(rows), rank="spaces", column="spaces")
 
 
 def _header(scene: Scene, mm: Key) -> Row:
@@ -71,15 +71,16 @@ def _ends(life: Life) -> tuple[int, int]:
 
 def _gap(scene: Scene, low: Life, high: Life) -> Row:
     size = _ends(high)[0] - _ends(low)[1]
-    seen = tuple(Seen((f"⋯ {_bytes(size)} further up",)) if low.seen[i] and high.seen[i] else None
+    seen = tuple(Seen((f"⋯ {bytes_of(size)} further up",)) if low.seen[i] and high.seen[i] else None
                  for i in range(len(scene)))
     return Row(f"spaces-gap-{ref('vma', high.key)}", "gap", seen)
 
 
-def _bytes(size: int) -> str:
+def bytes_of(size: int) -> str:
+    """"16 KiB", "39.6 GiB"."""
     for unit, shift in (("TiB", 40), ("GiB", 30), ("MiB", 20)):
         if size >> shift:
-            return f"{size / (1 << shift):.1f} {unit}"
+            return f"{size / (1 << shift):.3g} {unit}"
     return f"{size >> 10} KiB"
 
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The looks of a figure: SVG for one step, with the marks against another.
 
-Adds: colours, outlines, badges; ids, classes and data-refs on every part; a
-card of its own, light under any theme.
+Adds: outlines, badges, ids, classes and data-refs on every part; what the
+classes look like, in light and dark; a card with all panels for those who do
+not step.
 Leaves out: places (layout.py), what is shown (parts.py).
 
 Meaning is carried three times: by text ("+ new"), by outline (thick for new,
@@ -12,12 +13,13 @@ dashed for gone, double for changed) and by colour.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
 from ..diff import Line
-from .layout import Placed, Point
-from .parts import (CHAR, FONT, LINE, PAD, Box, Edge, Mark, Panel, Row, badge, box_mark, height, mark_of, ref,
+from . import translation
+from .layout import BAR, Placed, Point
+from .parts import (CHAR, FONT, LINE, PAD, Box, Edge, Mark, Panel, Row, Span, badge, box_mark, height, mark_of, ref,
                     width)
 
 MARGIN, GAP, MOST_LINES = 16, 20, 14
@@ -25,33 +27,77 @@ NARROWEST, WIDEST = 980, 1216  # a card fits a screen of 1280 pixels
 TOP = 17  # from a row's upper edge to its first line's foot
 _HEAD = 46  # title and caption of a panel
 LEGEND = "+ new (thick outline)   – gone (dashed)   ~ changed (double outline)"
-INK, DIM, CARD, RULE = "#1f2328", "#57606a", "#ffffff", "#8c959f"
-#: sign: (outline, fill, dash)
-MARKS = {"+": ("#116329", "#dcf5e3", ""), "–": ("#a40e26", "#fdeceb", "5 3"), "~": ("#7a4100", "#fff3cf", "")}
-ALARM = MARKS["–"][1]
-#: fill of a box's header, by the box's class
-HEADS = {"mm": "#dbe9fb", "table": "#ece7fb", "upper": "#ece7fb", "frame": "#fdf6e3", "vma": "#dbe9fb",
-         "anon_vma": "#d9f2ee", "walk": "#eef0f2"}
-_STYLE = (f".pvmlab text{{font-family:'DejaVu Sans Mono',Menlo,Consolas,'Liberation Mono',monospace;"
-          f"font-size:{FONT}px;fill:{INK};white-space:pre}}"
-          f".pvmlab .title{{font-family:'DejaVu Sans',Verdana,Arial,sans-serif;font-size:15px;font-weight:bold}}"
-          f".pvmlab .caption{{font-family:'DejaVu Sans',Verdana,Arial,sans-serif;fill:{DIM}}}"
-          f".pvmlab .bold{{font-weight:bold}} .pvmlab .dim{{fill:{DIM}}}")
+SIGNS = {"+": "added", "–": "removed", "~": "changed"}
+
+#: The colours by their role. mm, table, frame, anon_vma, walk and counters are the grounds of headers.
+LIGHT = {"ink": "#1f2328", "dim": "#57606a", "card": "#ffffff", "rule": "#8c959f", "faint": "#d0d7de",
+         "added": "#116329", "added-ground": "#dcf5e3", "removed": "#a40e26", "removed-ground": "#fdeceb",
+         "changed": "#7a4100", "changed-ground": "#fff3cf", "mm": "#dbe9fb", "table": "#ece7fb", "frame": "#fdf6e3",
+         "anon_vma": "#d9f2ee", "walk": "#eef0f2", "filled": "#3a6ea5"}
+DARK = {"ink": "#e6edf3", "dim": "#a5b0bc", "card": "#161b22", "rule": "#6e7681", "faint": "#30363d",
+        "added": "#6ddf86", "added-ground": "#12361f", "removed": "#ff9a92", "removed-ground": "#45181b",
+        "changed": "#f0b849", "changed-ground": "#3d2c08", "mm": "#1c3556", "table": "#33285c", "frame": "#3d3413",
+        "anon_vma": "#11403b", "walk": "#2a3038", "filled": "#79b8ff"}
+#: The ground of a box's header, by the box's class.
+HEADS = {"mm": "mm", "vma": "mm", "table": "table", "upper": "table", "frame": "frame", "anon_vma": "anon_vma",
+         "walk": "walk", "counters": "walk"}
 
 
-def text_width(placed: dict[str, Placed]) -> float:
+def text_width(placed: Mapping[str, Placed]) -> float:
     """The width that the list of changes may use."""
     return max([NARROWEST, *(p.width for p in placed.values())])
 
 
-class Sheet:
-    """The places of all panels on one card, the same for every step."""
+def rules(colours: Mapping[str, str], within: str = ".pvmlab") -> str:
+    """Return the CSS that gives the classes their looks."""
+    c = colours
+    looks = {
+        "text": f"font:{FONT}px 'DejaVu Sans Mono',Menlo,Consolas,'Liberation Mono',monospace;fill:{c['ink']};"
+                "white-space:pre",
+        ".title": "font:bold 15px 'DejaVu Sans',Verdana,Arial,sans-serif",
+        ".caption": f"font:{FONT}px 'DejaVu Sans',Verdana,Arial,sans-serif;fill:{c['dim']}",
+        ".bold": "font-weight:bold", ".dim": f"fill:{c['dim']}", ".badge": "font-weight:bold",
+        ".card": f"fill:{c['card']};stroke:{c['rule']}", ".g": f"fill:{c['card']};stroke:{c['faint']};stroke-width:.7",
+        ".rim": f"fill:none;stroke:{c['rule']}", ".mark": "stroke-width:1.2", ".mark2": "fill:none;stroke-width:.8",
+        ".edge path": f"fill:none;stroke:{c['dim']};stroke-width:1.2", ".edge .tip": f"fill:{c['dim']};stroke:none",
+        ".edge circle": f"fill:{c['card']}", ".filled": f"fill:{c['filled']}",
+        ".hollow": f"fill:{c['card']};stroke:{c['filled']}",
+        ".bar .vma .g": f"fill:{c['mm']};stroke:{c['rule']};stroke-width:1",
+        ".bar>.head>.g": "stroke:none", ".small": "font-size:10.5px",
+        ".gap line": f"stroke:{c['rule']};stroke-dasharray:2 4",
+        ".alarm .g": f"fill:{c['removed-ground']}",
+    }
+    looks |= {f".{box}>.head>.g": f"fill:{c[role]}" for box, role in HEADS.items()}
+    for cls in SIGNS.values():
+        ink, ground = c[cls], c[f"{cls}-ground"]
+        dash = ";stroke-dasharray:5 3" if cls == "removed" else ""
+        thick = ";stroke-width:2" if cls == "added" else ""
+        looks |= {f".{cls}>.mark": f"fill:{ground};stroke:{ink}{dash}{thick}", f".{cls}>.mark2": f"stroke:{ink}",
+                  f".{cls}>.badge,.change.{cls} tspan": f"fill:{ink};font-weight:bold",
+                  f".edge.{cls} path,.edge.{cls} circle": f"stroke:{ink}{dash}{thick}",
+                  f".edge.{cls} .tip": f"fill:{ink}", f".edge.{cls} text": f"fill:{ink}"}
+        if cls != "changed":
+            looks[f".box.{cls}>.rim"] = f"stroke:{ink};stroke-width:2.5{dash}"
+    return "".join(f"{','.join(f'{within} {part}' for part in what.split(','))}{{{how}}}" for what, how in looks.items())
 
-    def __init__(self, panels: Sequence[Panel], placed: dict[str, Placed], lines: int) -> None:
-        self.panels, self.placed = panels, placed
-        self.text_width = text_width(placed)
+
+class Sheet:
+    """The places of all panels on one card, the same for every step. columns: those shown of the panel that has some."""
+
+    def __init__(self, panels: Sequence[Panel], placed: Mapping[str, Placed], names: Sequence[str], lines: int) -> None:
+        self.columns = set().union(*(translation.COLUMNS.get(name, ()) for name in names))
+        self.panels = [self._part(panel, names) for panel in panels
+                       if panel.name in names or panel.name == "translation" and self.columns]
+        self.placed = placed
+        self.text_width = text_width({p.name: placed[p.name] for p in self.panels if p.name in placed})
         self.lines_height = lines * LINE + _HEAD if lines else 0
         self.origins = self._stack()
+
+    def _part(self, panel: Panel, names: Sequence[str]) -> Panel:
+        """What is shown of a panel; of the bars only as many as are not folded."""
+        if panel.name == "translation":
+            return panel.titled(translation.title(names)).only(self.columns)
+        return panel.cut() if panel.how == "bars" else panel
 
     def _stack(self) -> dict[str, Point]:
         """Panels one under the other; two share a row where both fit."""
@@ -68,12 +114,20 @@ class Sheet:
         self.height = int(y + row + MARGIN)
         return origins
 
-    def size(self, panel: Panel) -> Point:
+    def inner(self, panel: Panel) -> Point:
+        """Width and height of what layout placed."""
         at = self.placed.get(panel.name)
-        wide = max(at.width if at else 0, min(420, len(panel.caption) * 6.6), len(panel.title) * 10)
+        if at is None:
+            return 0, 0
+        wide = at.shifts(self.columns)[1] if at.columns else at.width
+        return wide, BAR * len(panel.boxes) if panel.how == "bars" else at.height
+
+    def size(self, panel: Panel) -> Point:
+        inner, high = self.inner(panel)
+        wide = max(inner, min(420, len(panel.caption) * 6.6), len(panel.title) * 10)
         extra = len(caption_lines(panel, wide)) - 1
         notes = len(note_lines(panel, wide)) * LINE + 8 if panel.notes else 0
-        return wide, _HEAD + extra * LINE + (at.height if at else 0) + notes
+        return wide, _HEAD + extra * LINE + high + notes
 
 
 def caption_lines(panel: Panel, wide: float) -> list[str]:
@@ -96,9 +150,9 @@ def draw(sheet: Sheet, step: int, old: int | None, title: str, lines: Sequence[L
     return (f'<svg xmlns="http://www.w3.org/2000/svg" class="pvmlab" role="img" data-step="{step}" '
             f'viewBox="0 0 {sheet.width} {sheet.height}" width="{sheet.width}" height="{sheet.height}" '
             f'aria-label="{escape(title)}" style="max-width:100%;height:auto">'
-            f"<title>{escape(title)}</title><desc>{escape(_desc(lines, nothing))}</desc><style>{_STYLE}</style>"
-            f'<rect x="0.5" y="0.5" width="{sheet.width - 1}" height="{sheet.height - 1}" rx="8" fill="{CARD}" '
-            f'stroke="{RULE}"/>{"".join(body)}</svg>')
+            f"<title>{escape(title)}</title><desc>{escape(_desc(lines, nothing))}</desc><style>{rules(LIGHT)}</style>"
+            f'<rect class="card" x="0.5" y="0.5" width="{sheet.width - 1}" height="{sheet.height - 1}" rx="8"/>'
+            f'{"".join(body)}</svg>')
 
 
 def _desc(lines: Sequence[Line], nothing: str) -> str:
@@ -131,21 +185,20 @@ def _changes(sheet: Sheet, lines: Sequence[Line], nothing: str) -> list[str]:
         first = line is not last
         number, last = number + first, line
         refs = " ".join(ref(*r) for r in line.refs[:64]) if line and first else ""
-        parts.append(f'<g {_id(f"changes-{number}") if first else ""}class="change" data-refs="{escape(refs)}">'
-                     f"{_change(MARGIN, y + 40 + i * LINE, line, text)}</g>")
+        parts.append(f'<g {_id(f"changes-{number}") if first else ""}class="change{_state(line.sign if line else "")}" '
+                     f'data-refs="{escape(refs)}">{_change(MARGIN, y + 40 + i * LINE, text)}</g>')
     return [*parts, "</g>"]
 
 
-def _change(x: float, y: float, line: Line | None, text: str) -> str:
-    colour = MARKS[line.sign][0] if line else DIM
-    return (f'<text x="{x}" y="{y}"><tspan style="fill:{colour};font-weight:bold">{escape(text[:1])}</tspan>'
-            f"{escape(text[1:])}</text>")
+def _change(x: float, y: float, text: str) -> str:
+    return f'<text x="{x}" y="{y}"><tspan>{escape(text[:1])}</tspan>{escape(text[1:])}</text>'
 
 
 # Panels, boxes, rows, edges
 
 
 def _panel(sheet: Sheet, panel: Panel, step: int, old: int | None) -> str:
+    """One panel on the card, with title, caption and notes."""
     x, y = sheet.origins[panel.name]
     wide, high = sheet.size(panel)
     captions, notes = caption_lines(panel, wide), note_lines(panel, wide)
@@ -154,13 +207,39 @@ def _panel(sheet: Sheet, panel: Panel, step: int, old: int | None) -> str:
              *(_text(0, high - (len(notes) - i) * LINE + 12, note, "dim") for i, note in enumerate(notes))]
     at, inner = sheet.placed.get(panel.name), ""
     if at is not None:
-        quiet = {box.id for box in panel.boxes if box.quiet}
-        edges = "".join(_edge(edge, at.edges[edge.id], step, None if edge.tail[0] in quiet else old)
-                        for edge in panel.edges if edge.id in at.edges)
-        boxes = "".join(_box(box, at.boxes[box.id], step, old) for box in panel.boxes)
-        inner = f'<g transform="translate(0 {_HEAD + (len(captions) - 1) * LINE})">{edges}{boxes}</g>'
+        shifts = at.shifts(sheet.columns)[0]
+        inner = (f'<g transform="translate(0 {_HEAD + (len(captions) - 1) * LINE})">'
+                 f'{"".join(pieces(panel, at, step, old, shifts))}</g>')
     return (f'<g {_id(f"panel-{panel.name}")}class="panel" transform="translate({x:.0f} {y:.0f})">'
             f'{"".join(words)}{inner}</g>')
+
+
+def pieces(panel: Panel, at: Placed, step: int, old: int | None, shifts: Mapping[str, float] = {}) -> Iterator[str]:
+    """Yield the SVG of a panel's edges and boxes at one step, in columns that can be moved or hidden."""
+    quiet = {box.id for box in panel.boxes if box.quiet}
+    column = {box.id: box.column for box in panel.boxes}
+    groups: dict[tuple, list[str]] = {}
+    for edge in panel.edges:
+        if edge.id in at.edges:
+            key = (column.get(edge.tail[0], ""), column.get(edge.head[0], ""), edge.cls == "direct")
+            drawn = _edge(edge, at.edges[edge.id], step, None if edge.tail[0] in quiet else old)
+            groups.setdefault(key, []).append(drawn)
+    for (tail, head, direct), edges in groups.items():
+        if drawn := "".join(edges):
+            move = _moved(shifts.get("spaces" if direct else head, 0))
+            between = f' data-between="{tail} {head}{" direct" if direct else ""}"' if tail else ""
+            yield f"<g{between}{move}>{drawn}</g>"
+    for box in panel.boxes:
+        drawn = _bar(panel, box, at.boxes[box.id], step, old) if panel.how == "bars" else \
+            _box(box, at.boxes[box.id], step, old)
+        if drawn and box.column:
+            yield f'<g data-column="{box.column}"{_moved(shifts.get(box.column, 0))}>{drawn}</g>'
+        elif drawn:
+            yield drawn
+
+
+def _moved(left: float) -> str:
+    return f' transform="translate({-left:.0f} 0)"' if round(left) else ""
 
 
 def _box(box: Box, at: Point, step: int, old: int | None) -> str:
@@ -172,12 +251,8 @@ def _box(box: Box, at: Point, step: int, old: int | None) -> str:
     for row in box.rows:
         rows.append(_row(row, box, (x, top), step, old))
         top += height(row, box)
-    mark = box_mark(box, old, step)
-    whole = mark.sign in ("+", "–")
-    colour, _, dash = MARKS[mark.sign] if whole else (RULE, "", "")
-    rim = _rect(x, y, wide, top - y, stroke=colour, thick=2.5 if whole else 1, dash=dash)
-    return (f'<g {_id(box.id)}class="box {box.cls}{_state(mark)}">{_rect(x, y, wide, top - y, fill=CARD)}'
-            f'{"".join(rows)}{rim}</g>')
+    return (f'<g {_id(box.id)}class="box {box.cls}{_state(box_mark(box, old, step).sign)}">'
+            f'{_rect("card", x, y, wide, top - y)}{"".join(rows)}{_rect("rim", x, y, wide, top - y)}</g>')
 
 
 def _row(row: Row, box: Box, at: Point, step: int, old: int | None) -> str:
@@ -185,11 +260,18 @@ def _row(row: Row, box: Box, at: Point, step: int, old: int | None) -> str:
     if seen is None:
         return ""
     (x, y), mark = at, mark_of(row, box, old, step)
-    lines = [(text, _weight(row, box, i), "") for i, text in enumerate(seen.lines)]
-    lines += [(text, "bold badge", MARKS[mark.sign][0]) for text in badge(row, box, old, step)]
-    texts = "".join(_text(x + PAD, y + TOP + LINE * i, *line) for i, line in enumerate(lines))
-    return (f'<g {_id(row.id)}class="row {row.cls}{_state(mark)}" data-refs="{escape(" ".join(row.refs))}">'
-            f"{_ground(row, box, mark, at)}{texts}</g>")
+    lines = [(text, _weight(row, box, i)) for i, text in enumerate(seen.lines)]
+    if row.inline:
+        end = _text(x + PAD + (len(seen.lines[0]) + 2) * CHAR, y + TOP - 3, mark.text, "badge") if mark.sign else ""
+        texts = _text(x + PAD, y + TOP - 3, *lines[0]) + end
+    else:
+        lines += [(text, "badge") for text in badge(row, box, old, step)]
+        texts = "".join(_text(x + PAD, y + TOP + LINE * i, *line) for i, line in enumerate(lines))
+    return f"{_open(row, mark)}{_ground(row, box, mark, at)}{texts}</g>"
+
+
+def _open(row: Row, mark: Mark) -> str:
+    return f'<g {_id(row.id)}class="row {row.cls}{_state(mark.sign)}" data-refs="{escape(" ".join(row.refs))}">'
 
 
 def _weight(row: Row, box: Box, line: int) -> str:
@@ -199,18 +281,52 @@ def _weight(row: Row, box: Box, line: int) -> str:
 
 
 def _ground(row: Row, box: Box, mark: Mark, at: Point) -> str:
-    """The row's background: header tint, or the mark's fill with its outline."""
+    """The row's background, and the outline of its mark."""
     (x, y), wide, high = at, width(box), height(row, box)
-    if row is box.header or row.cls == "alarm":
-        plain = _rect(x, y, wide, high, fill=ALARM if row.cls == "alarm" else HEADS.get(box.cls, "none"))
-    else:
-        plain = f'<path d="M{x:.1f} {y:.1f}h{wide}" stroke="#d0d7de" fill="none"/>'
-    if not mark.sign:
+    plain = _rect("g", x, y, wide, high, 0 if row is not box.header else 3)
+    if not mark.sign or row.inline:
         return plain
-    colour, tint, dash = MARKS[mark.sign]
-    outline = _rect(x + 2, y + 1.5, wide - 4, high - 3, tint, colour, 2 if mark.sign == "+" else 1.2, dash)
-    inner = _rect(x + 4.5, y + 4, wide - 9, high - 8, stroke=colour, thick=0.8) if mark.sign == "~" else ""
-    return plain + outline + inner
+    inner = _rect("mark2", x + 4.5, y + 4, wide - 9, high - 8) if mark.sign == "~" else ""
+    return plain + _rect("mark", x + 2, y + 1.5, wide - 4, high - 3) + inner
+
+
+# Bars
+
+
+def _bar(panel: Panel, box: Box, at: Point, step: int, old: int | None) -> str:
+    """One address space: name, VMAs, gaps. A VMA's sign stands above it."""
+    if not box.shown(step) and not box.shown(old):
+        return ""
+    head, mark = box.header, box_mark(box, old, step)
+    seen = head.seen[step] or head.seen[old]
+    words = (_text(PAD, at[1] + 27, seen.lines[0], "bold") + _text(PAD, at[1] + 41, seen.lines[1], "dim")
+             + (_text(PAD + (len(seen.lines[0]) + 1) * CHAR, at[1] + 27, mark.text, "badge") if mark.sign else ""))
+    ground = _rect("g", 2, at[1] + 1, 140, BAR - 2, 0)
+    rows = "".join(_span(row, box, panel.spans[row.id], at[1], step, old) for row in box.rows[1:])
+    return (f'<g {_id(box.id)}class="box bar{_state(mark.sign)}">{_open(head, mark)}{ground}{words}</g>'
+            f"{rows}</g>")
+
+
+def _span(row: Row, box: Box, spans: Sequence[Span | None], y: float, step: int, old: int | None) -> str:
+    span = spans[step] or (spans[old] if old is not None else None)
+    if span is None:
+        return ""
+    if row.cls == "gap":
+        middle = span.x0 + (span.x1 - span.x0 - len(span.label) * 6.4) / 2
+        return (f'<g class="gap"><line x1="{span.x0}" x2="{span.x1}" y1="{y + 40}" y2="{y + 40}"/>'
+                f"{_text(middle, y + 31, span.label, 'dim small')}</g>")
+    mark, wide = mark_of(row, box, old, step), span.x1 - span.x0
+    parts = [_rect("g", span.x0, y + 16, wide, 28, 2)]
+    if mark.sign:
+        parts.append(_rect("mark", span.x0 + 1, y + 17, max(wide - 2, 2), 26, 2))
+        parts.append(_text((span.x0 + span.x1) / 2 - 3.6, y + 13, mark.sign, "badge"))
+    parts += [_rect("filled" if kind == "present" else "hollow", x0, y + 36, max(x1 - x0, 1), 6, 0)
+              for x0, x1, kind in span.filled]
+    parts += [_text(span.x0 + 4, y + 31, span.label)] if span.label else []
+    return f'{_open(row, mark)}{"".join(parts)}</g>'
+
+
+# Edges
 
 
 def _edge(edge: Edge, points: Sequence[Point], step: int, old: int | None) -> str:
@@ -218,20 +334,17 @@ def _edge(edge: Edge, points: Sequence[Point], step: int, old: int | None) -> st
     if not edge.seen[step] and not was:
         return ""
     sign = "" if old is None or was == edge.seen[step] else "+" if edge.seen[step] else "–"
-    colour, _, dash = MARKS.get(sign, (DIM, "", "4 3" if edge.cls == "parent" else ""))
-    (x, y), curve = points[0], " ".join(f"{x:.1f} {y:.1f}" for x, y in points[1:-1])
+    (x, y), curve = points[0], " ".join(f"{x:.0f} {y:.0f}" for x, y in points[1:-1])
     ends = f'data-tail="{escape(edge.tail[1] or edge.tail[0])}" data-head="{escape(edge.head[1] or edge.head[0])}"'
-    return (f'<g {_id(edge.id)}class="edge {edge.cls}{_state(Mark(sign, ""))}" {ends}>'
-            f'<path d="M{x:.1f} {y:.1f}C{curve}" fill="none" stroke="{colour}" stroke-width="{2 if sign == "+" else 1.2}"'
-            f"{_dash(dash)}/>{_arrow(points[-2], points[-1], colour)}{_edge_badge(edge, sign, points, colour)}</g>")
+    return (f'<g {_id(edge.id)}class="edge {edge.cls}{_state(sign)}" {ends}><path d="M{x:.0f} {y:.0f}C{curve}"/>'
+            f"{_arrow(points[-2], points[-1])}{_edge_badge(edge, sign, points)}</g>")
 
 
-def _edge_badge(edge: Edge, sign: str, points: Sequence[Point], colour: str) -> str:
-    if not sign or edge.cls == "walk":
+def _edge_badge(edge: Edge, sign: str, points: Sequence[Point]) -> str:
+    if not sign or edge.cls in ("walk", "direct"):
         return ""
-    x, y = _middle(points[9:13] if edge.cls == "parent" else points[:4])
-    return (f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6.5" fill="{CARD}" stroke="{colour}"/>'
-            + _text(x - 3.6, y + 4, sign, "bold", colour))
+    x, y = _middle(points[9:13]) if edge.cls == "parent" else (points[0][0] + 14, points[0][1])
+    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6.5"/>' + _text(x - 3.6, y + 4, sign, "bold")
 
 
 def _middle(points: Sequence[Point]) -> Point:
@@ -239,37 +352,32 @@ def _middle(points: Sequence[Point]) -> Point:
     return tuple((p + 3 * q + 3 * r + s) / 8 for p, q, r, s in zip(*points))
 
 
-def _arrow(tail: Point, tip: Point, colour: str) -> str:
+def _arrow(tail: Point, tip: Point) -> str:
     if tail == tip:
         return ""
     dx, dy = tip[0] - tail[0], tip[1] - tail[1]
     length = (dx * dx + dy * dy) ** 0.5
     nx, ny = -dy / length * 3, dx / length * 3
-    return (f'<path d="M{tip[0]:.1f} {tip[1]:.1f}L{tail[0] + nx:.1f} {tail[1] + ny:.1f}L{tail[0] - nx:.1f} '
-            f'{tail[1] - ny:.1f}Z" fill="{colour}"/>')
+    return (f'<path class="tip" d="M{tip[0]:.1f} {tip[1]:.1f}L{tail[0] + nx:.1f} {tail[1] + ny:.1f}'
+            f'L{tail[0] - nx:.1f} {tail[1] - ny:.1f}Z"/>')
 
 
 # Elements
 
 
-def _rect(x: float, y: float, wide: float, high: float, fill: str = "none", stroke: str = "none", thick: float = 1,
-          dash: str = "") -> str:
-    line = f' stroke="{stroke}" stroke-width="{thick}"{_dash(dash)}' if stroke != "none" else ""
-    return f'<rect x="{x:.1f}" y="{y:.1f}" width="{wide}" height="{high:.1f}" rx="3" fill="{fill}"{line}/>'
+def _rect(cls: str, x: float, y: float, wide: float, high: float, round_by: int = 3) -> str:
+    rx = f' rx="{round_by}"' if round_by else ""
+    return f'<rect class="{cls}" x="{x:.1f}" y="{y:.1f}" width="{wide:.1f}" height="{high:.1f}"{rx}/>'
 
 
-def _text(x: float, y: float, text: str, cls: str = "", colour: str = "") -> str:
-    style = f' style="fill:{colour}"' if colour else ""
-    return f'<text class="{cls}"{style} x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>'
+def _text(x: float, y: float, text: str, cls: str = "") -> str:
+    cls = f' class="{cls}"' if cls else ""
+    return f'<text{cls} x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>'
 
 
 def _id(name: str) -> str:
     return f'id="{escape(name)}" '
 
 
-def _dash(dash: str) -> str:
-    return f' stroke-dasharray="{dash}"' if dash else ""
-
-
-def _state(mark: Mark) -> str:
-    return {"+": " added", "–": " removed", "~": " changed"}.get(mark.sign, "")
+def _state(sign: str) -> str:
+    return f" {SIGNS[sign]}" if sign else ""

@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from .. import entry as _entry
 from ..identity import Key, Life
-from ..model import PAGE_SHIFT, Pte, Table
+from ..model import PAGE_SHIFT, PAGE_SIZE, Pte, Table
 from .parts import Box, Edge, Row, Seen, ref
 from .scene import Scene
 
@@ -68,15 +68,18 @@ def runs(scene: Scene, life: Life) -> list[Run]:
 
 
 def _fold(scene: Scene, columns: list[tuple], follow: bool) -> list[list[tuple]]:
-    """Fold neighbours with equal histories; `follow`: their frames must follow each other too."""
+    """Fold neighbours with equal histories; `follow`: their frames must count up or down too, in one direction."""
     folded: list[list[tuple]] = []
-    said: object = None
+    said, way = None, 0
     for column in columns:
         says = _history(scene, column)
-        if folded and says == said and _adjacent(folded[-1][-1], column, follow):
+        ways = _ways(folded[-1][-1], column, follow) if folded and says == said else ()
+        if way in ways or ways and len(folded[-1]) == 1:
+            way = way if way in ways else ways[0]
             folded[-1].append(column)
         else:
             folded.append([column])
+            way = 0
         said = says
     return folded
 
@@ -91,13 +94,16 @@ def _page(scene: Scene, step: int, pte: Pte) -> tuple | None:
     return page and (page.mapcount, page.refcount, page.exclusive, page.kind)
 
 
-def _adjacent(left: tuple, right: tuple, follow: bool) -> bool:
+def _ways(left: tuple, right: tuple, follow: bool) -> tuple[int, ...]:
+    """In which directions the frames of two neighbours count (1 up, -1 down); () if they cannot be one run."""
+    ways = (1, -1)
     for a, b in zip(left, right):
         if a and b and (a.addr + a.size != b.addr or a.phys >> PAGE_SHIFT != b.phys >> PAGE_SHIFT):
-            return False
-        if follow and a and b and a.present and a.pfn + (a.size >> PAGE_SHIFT) != b.pfn:
-            return False
-    return True
+            return ()
+        if follow and a and b and a.present:
+            pages = a.size >> PAGE_SHIFT
+            ways = tuple(way for way in ways if b.pfn - a.pfn == way * pages)
+    return ways
 
 
 def _table_of(column: tuple) -> int:
@@ -155,7 +161,8 @@ def _leaf_box(scene: Scene, key: tuple[Key, int, str], group: list[Run], whole: 
     if rest := whole - sum(len(run.ptes) for run in group):
         more = Seen((f"… and {rest} more entries",))
         rows.append(Row(f"{name}-more", "fold", tuple(more if t else None for t in there)))
-    return Box(name, "table", tuple(rows), rank="entries" if level == "pte" else "", chars=24)
+    return Box(name, "table", tuple(rows), rank="entries" if level == "pte" else "", chars=24,
+               column="entries")
 
 
 def table_id(mm: Key, level: str, phys: int) -> str:
@@ -189,7 +196,7 @@ def _seen(scene: Scene, run: Run, step: int) -> Seen | None:
         return Seen((span, f"{first.swap.kind} entry, area {first.swap.type}", *_slots(ptes), " ".join(names)),
                     {"": f"{first.swap.kind} entry" + (f" ({' '.join(names)})" if names else "")})
     facts = {"": names, "frame": f"{first.pfn:#x}" if count == 1 else _frames(ptes)}
-    note = () if count == 1 else (f"same flags, {'consecutive' if _consecutive(ptes) else 'scattered'} frames",)
+    note = () if count == 1 else (f"same flags, {_order(ptes)} frames",)
     return Seen((span, " ".join(names), *note), facts)
 
 
@@ -201,8 +208,10 @@ def _frames(ptes: list[Pte]) -> str:
     return f"{ptes[0].pfn:#x}–{ptes[-1].pfn:#x}"
 
 
-def _consecutive(ptes: list[Pte]) -> bool:
-    return all(b.pfn - a.pfn == a.size >> PAGE_SHIFT for a, b in zip(ptes, ptes[1:]))
+def _order(ptes: list[Pte]) -> str:
+    """"consecutive", "descending" or "scattered": how the frames of a run follow each other."""
+    apart = {(b.pfn - a.pfn) * PAGE_SIZE // a.size for a, b in zip(ptes, ptes[1:])}
+    return {1: "consecutive", -1: "descending"}.get(next(iter(apart)), "scattered") if len(apart) == 1 else "scattered"
 
 
 # The way to them
@@ -248,7 +257,7 @@ def _table_box(scene: Scene, mm: Key, phys: int, rows: dict[int, tuple]) -> Box:
     level, there = _table(scene, mm, phys).level, _there(scene, mm, phys)
     name = table_id(mm, level, phys)
     head = Row(f"{name}-head", "head", tuple(Seen((level,)) if t else None for t in there), (ref("mm", mm),))
-    return Box(name, "upper", (head, *_index_rows(scene, mm, name, rows)))
+    return Box(name, "upper", (head, *_index_rows(scene, mm, name, rows)), column="path")
 
 
 def _index_rows(scene: Scene, mm: Key, name: str, rows: dict[int, tuple], says: str = "") -> list[Row]:

@@ -17,7 +17,8 @@ def text(panels: Sequence[Panel], step: int, old: int | None, title: str, lines:
         parts += ["", "What changed", *(f"  {line}" for line in lines or (nothing,))]
     for panel in (panel for panel in panels if panel.shown(step, old)):
         parts += ["", panel.title, f"  ({panel.caption})"]
-        parts += [line for box in panel.boxes for line in _box(panel, box, step, old)]
+        say = _bar if panel.how == "bars" else _box
+        parts += [line for box in panel.boxes for line in say(panel, box, step, old)]
         parts += [f"  {note}" for note in panel.notes]
     return "\n".join(parts)
 
@@ -29,6 +30,14 @@ def _box(panel: Panel, box: Box, step: int, old: int | None) -> list[str]:
     lines = [line for row in box.rows for line in _row(panel, box, row, step, old)]
     whole = [line for edge in panel.edges if edge.tail == (box.id, "") for line in _edge(edge, step, old)]
     return lines + [f"      {line}" for line in whole]
+
+
+def _bar(panel: Panel, box: Box, step: int, old: int | None) -> list[str]:
+    """An address space in one line for its name and one for each VMA or gap."""
+    if not box.shown(step) and not box.shown(old):
+        return []
+    lines = [line.strip() for row in box.rows for line in _row(panel, box, row, step, old)]
+    return ["  " + ", ".join(lines[:2]), *(f"      {line}" for line in lines[2:])]
 
 
 def _row(panel: Panel, box: Box, row: Row, step: int, old: int | None) -> list[str]:

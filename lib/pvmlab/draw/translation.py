@@ -1,57 +1,48 @@
 # SPDX-License-Identifier: MIT
 """Address translation: address spaces, page tables and frames, joined left to right.
 
-Leaves out: what is inside the three columns (strips, tables, frames).
+Adds: the columns, any of which can be hidden: spaces, path (pgd, pud, pmd),
+entries, frames.
+Leaves out: what is inside them (strips, tables, frames).
 """
 
 from __future__ import annotations
 
 from . import frames, strips, tables
-from .parts import Box, Edge, Panel, even, ref
+from .parts import Edge, Panel, even, ref
 from .scene import Scene
 
-_TITLES = {"spaces": "address spaces", "tables": "page tables", "frames": "frames"}
-_CAPTIONS = {"spaces": "VMAs: what a process may touch",
-             "tables": "tables: how the processor finds it, one index for each level",
-             "frames": "frames: the memory itself (mapcount: entries that map it)"}
+#: The columns that belong to each name a caller may ask for; entries stand between the VMAs and the frames anyway.
+COLUMNS = {"spaces": {"spaces"}, "tables": {"path", "entries"}, "frames": {"entries", "frames"}}
+TITLES = {"spaces": "address spaces", "tables": "page tables", "frames": "frames"}
 
 
-def translation(scene: Scene, wanted: tuple[str, ...]) -> Panel:
-    """Return the panel with those of "spaces", "tables" and "frames" that are wanted."""
-    named = [name for name in _TITLES if name in wanted]
+def translation(scene: Scene) -> Panel:
+    """Return the panel of all columns."""
     runs = [run for lives in scene.focus.values() for life in lives for run in tables.runs(scene, life)]
     shown = tables.most(runs)
-    boxes = [strips.strip(scene, mm) for mm in scene.focus] if "spaces" in wanted else []
-    edges: list[Edge] = []
-    hidden: tuple[str, ...] = ()
-    path = tables.path(scene, shown) if "tables" in wanted else {}
-    if path:
-        upper, edges = tables.upper(scene, shown, path)
-        boxes += upper
-    if "tables" in wanted or "frames" in wanted:
-        boxes += tables.leaf_boxes(scene, shown, runs, path)
-    if "frames" in wanted:
-        more, arrows, hidden = frames.frames(scene, shown)
-        boxes, edges = boxes + more, edges + arrows
-    if not path:
-        edges += _straight(scene, shown)
-    edges = _between(boxes, edges)
-    title = " → ".join(_TITLES[name] for name in named)
-    return Panel("translation", title[0].upper() + title[1:], "; ".join(_CAPTIONS[name] for name in named) + ".",
+    path = tables.path(scene, shown)
+    upper, edges = tables.upper(scene, shown, path)
+    more, arrows, hidden = frames.frames(scene, shown)
+    boxes = [*(strips.strip(scene, mm) for mm in scene.focus), *upper, *tables.leaf_boxes(scene, shown, runs, path), *more]
+    ends = {(box.id, row.id) for box in boxes for row in box.rows} | {(box.id, "") for box in boxes}
+    edges = [edge for edge in (*edges, *_direct(scene, shown), *arrows) if edge.head in ends and edge.tail in ends]
+    return Panel("translation", title(TITLES), "What a process may touch (VMAs), how the processor finds it (one index for "
+                 "each level of table), and the memory itself (mapcount: entries that map a frame).",
                  even(boxes), tuple(edges), (*hidden, *_notes(scene, shown, runs)))
 
 
-def _straight(scene: Scene, runs: list[tables.Run]) -> list[Edge]:
-    """Edges from a VMA to its entries, when the tables on the way are not shown."""
-    return [Edge(f"{run.id}-from", "walk", (f"spaces-{ref('mm', run.mm)}", f"spaces-{ref('vma', run.vma)}"),
+def title(names: object) -> str:
+    """Name the panel after the columns it shows: "Address spaces → frames"."""
+    joined = " → ".join(text for name, text in TITLES.items() if name in names)
+    return joined[:1].upper() + joined[1:]
+
+
+def _direct(scene: Scene, runs: list[tables.Run]) -> list[Edge]:
+    """Edges from a VMA to its entries, for when the tables on the way are hidden."""
+    return [Edge(f"{run.id}-from", "direct", (f"spaces-{ref('mm', run.mm)}", f"spaces-{ref('vma', run.vma)}"),
                  (tables.table_id(run.mm, run.first.level, run.table), run.id),
                  tuple(any(column[i] for column in run.ptes) for i in range(len(scene))), "entries") for run in runs]
-
-
-def _between(boxes: list[Box], edges: list[Edge]) -> list[Edge]:
-    """Keep the edges whose two ends are shown."""
-    rows = {(box.id, row.id) for box in boxes for row in box.rows} | {(box.id, "") for box in boxes}
-    return [edge for edge in edges if edge.head in rows and edge.tail in rows]
 
 
 def _notes(scene: Scene, runs: list[tables.Run], every: list[tables.Run]) -> list[str]:

@@ -10,19 +10,27 @@ import textwrap
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from ..identity import Key
 from ..model import RmapStep, RmapWalk
-from .parts import Box, Edge, Panel, Row, Seen
+from .parts import Box, Edge, Panel, Row, Seen, ref
 
 _FROM = {"anon": "anon_vma", "ksm": "KSM's stable node", "file": "the file's i_mmap", "none": "nothing"}
+#: Who knows what lies at a kernel address at one of the steps: (kind, step, address) → its key.
+KeyOf = Callable[[str, int, int], Key]
 
 
-def walk(walks: Sequence[RmapWalk | None], name_of: Callable[[int, int], str]) -> Panel:
+def walk(walks: Sequence[RmapWalk | None], name_of: Callable[[int, int], str],
+         key_of: KeyOf = lambda kind, step, place: (place,)) -> Panel:
     """Return the panel of one walk seen at several steps; `name_of(step, address)` names the start."""
     pfn = next(w.pfn for w in walks if w is not None)
-    page = Row("walk-page-row", "head", tuple(w and Seen((f"frame {pfn:#x}",)) for w in walks))
+    steps = range(len(walks))
+    page = Row("walk-page-row", "head", tuple(w and Seen((f"frame {pfn:#x}",)) for w in walks),
+               _refs("page", (key_of("page", i, pfn) for i in steps if walks[i])))
     start = Row("walk-start-row", "head", tuple(w and Seen((_start(w, name_of(i, w.start)), _count(w)))
-                                                for i, w in enumerate(walks)))
-    visits = [_visit(walks, key) for key in dict.fromkeys(key for w in walks if w is not None for key in _visited(w))]
+                                                for i, w in enumerate(walks)),
+                _refs("anon_vma", (key_of("anon_vma", i, w.start) for i, w in enumerate(walks) if w and w.via == "anon")))
+    turns = [_visited(w, i, key_of) if w is not None else {} for i, w in enumerate(walks)]
+    visits = [_visit(walks, turns, key) for key in dict.fromkeys(key for visited in turns for key in visited)]
     visits += [_said(walks, "twice", _twice), _said(walks, "missed", _missed)]
     rows = [_title(walks), *(row for row in visits if any(row.seen))]
     quiet = None in walks  # some step has nothing to compare with
@@ -31,8 +39,12 @@ def walk(walks: Sequence[RmapWalk | None], name_of: Callable[[int, int], str]) -
     there = tuple(w is not None for w in walks)
     edges = (Edge("walk-1", "walk", _end("page-row"), _end("start-row"), there, "mapping"),
              Edge("walk-2", "walk", _end("start-row"), _end("visits-head"), there, "visits"))
-    return Panel("walk", "Reverse-map walk", "how the kernel finds every entry that maps a frame, without "
+    return Panel("walk", "Reverse-map walk", "How the kernel finds every entry that maps a frame, without "
                  "looking at all page tables.", boxes, edges, rankdir="TB")
+
+
+def _refs(kind: str, keys: object) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(ref(kind, key) for key in keys))
 
 
 def _end(row: str) -> tuple[str, str]:
@@ -53,17 +65,17 @@ def _title(walks: Sequence[RmapWalk | None]) -> Row:
     return Row("walk-visits-head", "head", tuple(w and Seen(("VMAs in the order of the walk",)) for w in walks))
 
 
-def _visited(w: RmapWalk) -> dict[tuple[int, int | None], int]:
+def _visited(w: RmapWalk, step: int, key_of: KeyOf) -> dict[tuple[Key, int | None], int]:
     """Which VMA was visited at which address, and as the how manieth."""
-    return {(step.vma, step.address): i for i, step in enumerate(w.steps)}
+    return {(key_of("vma", step, visit.vma), visit.address): i for i, visit in enumerate(w.steps)}
 
 
-def _visit(walks: Sequence[RmapWalk | None], key: tuple[int, int | None]) -> Row:
+def _visit(walks: Sequence[RmapWalk | None], turns: Sequence[dict], key: tuple[Key, int | None]) -> Row:
     """One VMA's row: the same in every step, whatever its turn."""
-    turns = [_visited(w).get(key) if w is not None else None for w in walks]
-    seen = tuple(_step(w.steps[i], i) if i is not None else None for w, i in zip(walks, turns))
-    address = "outside" if key[1] is None else f"{key[1]:x}"
-    return Row(f"walk-visit-{key[0]:x}-{address}", "visit", seen, (f"vma-{key[0]:x}",))
+    seen = tuple(_step(w.steps[visited[key]], visited[key]) if key in visited else None
+                 for w, visited in zip(walks, turns))
+    vma, address = ref("vma", key[0]), "outside" if key[1] is None else f"{key[1]:x}"
+    return Row(f"walk-visit-{vma.removeprefix('vma-')}-{address}", "visit", seen, (vma,))
 
 
 def _step(step: RmapStep, i: int) -> Seen:

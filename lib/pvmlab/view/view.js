@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT
-// The figure that steps: what view.py describes, in the browser.
+// The figure that steps: what figure.py describes, in the browser.
 //
-// Adds: steps by button and key, the list of changes to choose from, the lights on what belongs together, the same
-// in words for a screen reader, text form, full screen.
-// Leaves out: what is drawn (draw/), what belongs together and how that is said (view.py). No animation, no network.
+// Adds: steps by button and key, panels to show and hide, the list of changes to choose from, lights on what belongs
+// together, all that is known of a part, the reverse-map walk one visit at a time, the same in words for a screen
+// reader, text form, full screen, presenter's notes, a link to a step.
+// Leaves out: what is drawn (draw/), what belongs together and how that is said (figure.py). No animation, no network.
 
 /** Make an element; `has` are attributes, children are nodes or text. */
 function pvmlabMake(tag, has, ...children) {
@@ -13,40 +14,64 @@ function pvmlabMake(tag, has, ...children) {
   return made;
 }
 
+const PVMLAB_PANELS = { changes: "what changed", scale: "to scale", spaces: "VMAs", tables: "page tables",
+  frames: "frames", forest: "anon_vma forest", walk: "reverse-map walk", counters: "counters" };
+const PVMLAB_COLUMNS = { spaces: ["spaces"], tables: ["path", "entries"], frames: ["entries", "frames"] };
+const PVMLAB_HINT = "Choose a part (click, or Tab and Enter): what belongs to it lights up. Point at one to read what " +
+  "it says. Keys: ← → Home End step, W walks, F fills the screen, Escape lets go.";
+
 /** Turn `root` into the figure. `at` is the stop to begin with; `told` is called with each stop that is gone to. */
 function pvmlabView(root, figure, at = figure.start, told = () => {}) {
-  const make = pvmlabMake, svgs = new Map(), places = new Map(figure.parts.map(([name], i) => [name, i]));
-  const many = figure.stops.length > 1;
-  let chosen = null; // {part: name}, {line: number} or null
+  const make = pvmlabMake, SVG = "http://www.w3.org/2000/svg";
+  const many = figure.stops.length > 1, crowded = figure.stops.length > 8;
+  const open = new Set(figure.open), whole = new Set(); // whole: panels of which all is shown
+  let chosen = null; // {part: number}, {line: number}, {walk: number} or null
+  let scale = 1, desk = null;
 
   // The parts of the page
 
   const say = make("p", { class: "pv-said", role: "status" });
+  const facts = make("dl", { class: "pv-facts" });
   const live = make("p", { class: "pv-live", role: "status", "aria-live": "polite" });
-  const card = make("div", { class: "pv-card" });
-  const limits = `min-width:${figure.least}px;max-width:${figure.width}px`;
-  const sheet = make("div", { class: "pv-sheet", style: limits }, card);
   const text = make("pre", { tabindex: "0", "aria-label": "this step as text" });
+  const where = make("p", { class: "pv-where" });
+  const note = make("p", { class: "pv-note", role: "note", "aria-label": "presenter's note", hidden: "" });
   const back = button("◀", "the step before (left arrow)", () => go(at - 1));
   const on = button("▶", "the next step (right arrow)", () => go(at + 1));
-  const tabs = figure.stops.map((stop, i) => button(stop.label, `step ${i + 1}: ${stop.label}`, () => go(i)));
+  const tabs = crowded ? [] : figure.stops.map((stop, i) => button(stop.label, `step ${i + 1}: ${stop.label}`, () => go(i)));
+  const slider = make("input", { type: "range", min: 1, max: figure.stops.length, "aria-label": "step" });
+  slider.addEventListener("input", () => go(slider.value - 1));
   const marked = make("input", { type: "checkbox" });
   marked.checked = true;
   marked.addEventListener("change", () => draw());
-  const full = button("full screen", "full screen, and back", () =>
-    document.fullscreenElement ? document.exitFullscreen() : root.requestFullscreen());
   const lists = figure.stops.map(list);
-  const bar = make("div", { class: "pv-bar", role: "toolbar", "aria-label": "steps of the figure" });
-  if (many) bar.append(back, ...tabs, on, make("label", {}, marked, "mark changes: + new, – gone, ~ changed"));
-  if (document.fullscreenEnabled) bar.append(full);
   const changes = make("div", { class: "pv-changes", role: "group", "aria-label": "what changed" }, ...lists);
-  root.replaceChildren(bar, ...(figure.listed ? [changes] : []), say,
-    make("div", { class: "pv-scroll" }, sheet),
-    make("details", {}, make("summary", {}, "the same as text"), text), live);
+  const panels = new Map(figure.panels.map((panel) => [panel.name, section(panel)]));
+  const card = make("div", { class: "pv-card" }, ...[...panels.values()].map((panel) => panel.node));
+  const toggles = new Map(Object.entries(PVMLAB_PANELS).filter(has).map(([name, title]) =>
+    [name, button(title, `show or hide: ${title}`, () => toggle(name))]));
+  const bar = make("div", { class: "pv-bar", role: "toolbar", "aria-label": "steps of the figure" });
+  if (many) bar.append(back, ...(crowded ? [slider] : tabs), on, make("label", {}, marked, "mark changes"));
+  const last = make("span", { class: "pv-end" });
+  if (figure.stops.some((stop) => stop.note)) last.append(button("notes", "presenter's notes here (N)", () => notes()),
+    button("notes ⧉", "presenter's notes in a window of their own", () => away()));
+  if (many) last.append(button("link", "copy a link to this step", () => link()));
+  if (document.fullscreenEnabled) last.append(button("full screen", "full screen, and back (F)", () => full()));
+  bar.append(last);
+  const shows = make("div", { class: "pv-bar pv-shows", role: "toolbar", "aria-label": "panels of the figure" },
+    "show ", ...toggles.values());
+  const top = make("div", { class: "pv-top" }, bar, where, note);
+  const foot = make("div", { class: "pv-foot", role: "region", "aria-label": "what is chosen", tabindex: "0" }, say, facts);
+  root.replaceChildren(top, shows, ...(figure.listed ? [changes] : []), make("div", { class: "pv-scroll" }, card),
+    make("details", {}, make("summary", {}, "the same as text"), text),
+    make("div", { class: "pv-room" }, foot), live);
   root.setAttribute("role", "group");
-  root.setAttribute("aria-label", figure.stops.map((stop) => stop.label).join(", then "));
+  root.setAttribute("aria-label", `figure: ${figure.stops.map((stop) => stop.label).join(", then ")}`);
   root.tabIndex = -1;
   root.classList.add("pv-on");
+  const twin = [...document.querySelectorAll(`[data-figure="${figure.name}"]`)].filter((other) => other !== root).length;
+  const address = `#${figure.name}${twin ? `~${twin + 1}` : ""}@`;
+  root.dataset.figure = figure.name;
 
   function button(label, title, action) {
     const made = make("button", { type: "button", title, "aria-label": title }, label);
@@ -54,15 +79,40 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
     return made;
   }
 
+  /** Whether the figure has anything to show under the name of a panel. */
+  function has([name]) {
+    return name === "changes" ? figure.listed : name in PVMLAB_COLUMNS ? panels.has("translation") : panels.has(name);
+  }
+
   /** The list of one stop. All lists lie in the same place, so the figure below never moves. */
   function list(stop, i) {
     const lines = stop.lines.map((line, n) => {
-      const sign = make("b", {}, line.sign);
-      const made = make("button", { type: "button", "aria-pressed": "false" }, sign, " ", line.text);
+      const made = make("button", { type: "button", "aria-pressed": "false" }, make("b", {}, line.sign), " ", line.text);
       made.addEventListener("click", () => choose({ line: n }));
       return make("li", {}, made);
     });
     return make("ul", { "data-stop": i }, ...(lines.length ? lines : [make("li", { class: "pv-none" }, stop.nothing)]));
+  }
+
+  /** A panel: its title and caption, the drawing, notes below. */
+  function section(panel) {
+    const title = make("strong", {}, panel.title), head = make("div", { class: "pv-head" }, title);
+    const sheet = make("div", { class: "pv-sheet" });
+    if (panel.name === "walk" && figure.stops.some((stop) => stop.walk.length)) head.append(
+      button("◀", "one visit back (Shift W)", () => stroll(-1)), button("walk ▶", "one visit on (W)", () => stroll(1)));
+    if (panel.most) {
+      const all = button(`show all ${panel.count}`, `show all ${panel.count} processes`, () => {
+        whole.has(panel.name) ? whole.delete(panel.name) : whole.add(panel.name);
+        all.textContent = whole.has(panel.name) ? "show fewer" : `show all ${panel.count}`;
+        all.setAttribute("aria-label", all.textContent);
+        draw();
+      });
+      head.append(all);
+    }
+    const node = make("section", { class: "pv-panel", "data-panel": panel.name, role: "group", "aria-label": panel.title },
+      head, make("p", { class: "pv-caption" }, panel.caption), sheet,
+      ...panel.notes.map((line) => make("p", { class: "pv-caption" }, line)));
+    return { node, sheet, title, panel, drawn: new Map() };
   }
 
   // Stepping
@@ -71,145 +121,343 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
     to = Math.max(0, Math.min(figure.stops.length - 1, to));
     if (to === at) return;
     at = to;
-    if (chosen && chosen.line !== undefined) chosen = null; // the lines are others now; a part may still be there
+    if (chosen && chosen.part === undefined) chosen = null; // lines and walk are others now; a part may still be there
     draw();
     const stop = figure.stops[at], n = stop.lines.length;
     const count = !figure.listed ? "" : n ? `: ${n} change${n === 1 ? "" : "s"}. ` : `: ${stop.nothing}`;
     live.textContent = `step ${at + 1} of ${figure.stops.length}, ${stop.label}${count}` +
-      stop.lines.slice(0, 2).map((line) => `${line.sign} ${line.text}`).join("; ");
+      stop.lines.slice(0, 2).map((line) => `${line.sign} ${line.text}`).join("; ") + inside(stop);
     told(at);
+  }
+
+  /** Where in the kernel a step stands, and which locks are held there. */
+  function inside(stop) {
+    const held = stop.held.length ? `; locks held: ${stop.held.join(", ")}` : "";
+    return stop.place ? `; ${stop.place}${held}` : held;
   }
 
   /** Show the stop `at`. */
   function draw() {
     const stop = figure.stops[at], focused = root.ownerDocument.activeElement;
-    const held = card.contains(focused) && focused.dataset.part;
-    const inList = changes.contains(focused);
-    card.replaceChildren(drawn(marked.checked ? stop.marked : stop.plain));
+    const held = card.contains(focused) && focused.dataset.part, inList = changes.contains(focused);
+    const drawings = marked.checked ? stop.marked : stop.plain;
+    const wide = [...panels.values()].map((each) => show(each, drawings[each.panel.name]));
+    card.style.minWidth = `${Math.max(...wide)}px`;
     tabs.forEach((tab, i) => i === at ? tab.setAttribute("aria-current", "step") : tab.removeAttribute("aria-current"));
+    slider.value = at + 1;
+    slider.setAttribute("aria-valuetext", `${at + 1} of ${figure.stops.length}: ${stop.label}`);
     lists.forEach((each, i) => each.classList.toggle("pv-here", i === at));
+    changes.hidden = !open.has("changes");
+    for (const [name, made] of toggles) made.setAttribute("aria-pressed", open.has(name));
     back.setAttribute("aria-disabled", at === 0);
     on.setAttribute("aria-disabled", at === figure.stops.length - 1);
+    where.replaceChildren(make("strong", {}, many ? `${at + 1}/${figure.stops.length} ` : ""), stop.title,
+      make("span", { class: "pv-inside" }, inside(stop)));
+    note.textContent = stop.note;
     text.textContent = stop.text;
+    tell();
     light();
     if (held) (part(held) || root).focus({ preventScroll: true });
     else if (inList) (lists[at].querySelector("button") || root).focus({ preventScroll: true });
   }
 
-  /** The drawing number n, made when it is first shown; its parts can be reached with Tab. */
-  function drawn(n) {
-    if (!svgs.has(n)) {
-      const holder = make("div", {});
-      holder.innerHTML = figure.svgs[n];
-      const svg = holder.firstElementChild;
-      svg.setAttribute("role", "group");
-      for (const row of svg.querySelectorAll(".row")) {
-        if (!places.has(row.dataset.part)) continue;
-        row.setAttribute("role", "button");
-        row.setAttribute("tabindex", "0");
-        row.setAttribute("aria-label", [...row.querySelectorAll("text")].map((t) => t.textContent.trim()).join(", "));
-      }
-      svgs.set(n, svg);
+  /** Show a panel's drawing, made when it is first needed; return its width in pixels. */
+  function show(each, pieces) {
+    const { panel, node, sheet, drawn } = each;
+    node.hidden = panel.name === "translation" ? !Object.keys(PVMLAB_COLUMNS).some((name) => open.has(name))
+      : !open.has(panel.name);
+    if (node.hidden) return 0;
+    const key = (pieces || []).join();
+    if (!drawn.has(key)) drawn.set(key, drawing(pieces || []));
+    const svg = drawn.get(key);
+    if (sheet.firstChild !== svg) sheet.replaceChildren(svg);
+    const height = panel.most && !whole.has(panel.name) ? panel.most : panel.height;
+    const width = columns(each, svg);
+    svg.setAttribute("viewBox", `-1 -1 ${width} ${height}`);
+    svg.setAttribute("width", Math.round(width * scale));
+    svg.setAttribute("height", Math.round(height * scale));
+    return Math.round(width * scale);
+  }
+
+  function drawing(pieces) {
+    const svg = document.createElementNS(SVG, "svg");
+    svg.setAttribute("role", "group");
+    svg.innerHTML = pieces.map((n) => figure.pieces[n]).join("");
+    for (const row of svg.querySelectorAll(".row[data-part]")) {
+      if (!(row.dataset.part in figure.stops[at].says)) continue;
+      row.setAttribute("role", "button");
+      row.setAttribute("tabindex", "0");
+      row.setAttribute("aria-label", [...row.querySelectorAll("text")].map((t) => t.textContent.trim()).join(", ") ||
+        figure.words[figure.stops[at].says[row.dataset.part]]);
     }
-    return svgs.get(n);
+    return svg;
+  }
+
+  /** Move and hide the columns of a panel; return its width. The same sum as Placed.shifts() in layout.py. */
+  function columns({ panel, title }, svg) {
+    const order = Object.entries(panel.columns).sort((a, b) => a[1][0] - b[1][0]);
+    if (!order.length) return panel.width;
+    const names = Object.keys(PVMLAB_COLUMNS).filter((name) => open.has(name));
+    const shown = new Set(names.flatMap((name) => PVMLAB_COLUMNS[name])), left = {};
+    title.textContent = names.map((name) => PVMLAB_PANELS[name]).join(" → ").replace(/^[a-z]/, (c) => c.toUpperCase());
+    let before = null, hidden = false, width = panel.width;
+    for (const [name, [from, to]] of order) {
+      if (!shown.has(name)) { hidden = true; continue; }
+      left[name] = before === null ? from
+        : left[before] + (hidden ? Math.max(from - panel.columns[before][1] - figure.close, 0) : 0);
+      width = to - left[name] + 4;
+      [before, hidden] = [name, false];
+    }
+    const move = (node, by) => node.setAttribute("transform", `translate(${-by} 0)`);
+    for (const node of svg.querySelectorAll("[data-column]")) {
+      node.style.display = shown.has(node.dataset.column) ? "" : "none";
+      move(node, left[node.dataset.column] || 0);
+    }
+    for (const node of svg.querySelectorAll("[data-between]")) {
+      const [tail, head, direct] = node.dataset.between.split(" ");
+      node.style.display = shown.has(tail) && shown.has(head) && !(direct && shown.has("path")) ? "" : "none";
+      move(node, (direct ? left.spaces : left[head]) || 0);
+    }
+    return width;
+  }
+
+  function toggle(name, force) {
+    (force === undefined ? open.has(name) : !force) ? open.delete(name) : open.add(name);
+    draw();
+    live.textContent = `${PVMLAB_PANELS[name]}: ${open.has(name) ? "shown" : "hidden"}`;
+    stick();
   }
 
   // Lights
 
-  function part(name) {
-    return card.querySelector(`[data-part="${CSS.escape(name)}"]`);
+  function part(n) {
+    return card.querySelector(`.row[data-part="${n}"]`);
   }
 
   function choose(what) {
     chosen = what;
+    if (what && what.part === undefined) reveal(what);
     light();
-    const lit = [...card.querySelectorAll(".pv-lit")];
-    if (what && what.line !== undefined && lit.length && !lit.some(inSight))
-      lit[0].scrollIntoView({ block: "nearest", inline: "nearest" });
+    const lit = [...card.querySelectorAll(".pv-lit")].filter((row) => row.getClientRects().length);
+    if (what && what.part === undefined && lit.length && !lit.some(inSight))
+      lit[0].scrollIntoView({ block: "center", inline: "nearest" });
+  }
+
+  /** Show the panel that a line or a step of the walk is about, if none of its places is in one that is shown. */
+  function reveal(what) {
+    const places = what.line !== undefined ? figure.stops[at].lines[what.line].places : [];
+    if (!places.length || places.some((n) => part(n)?.getClientRects().length)) return;
+    for (const each of panels.values()) {
+      const pieces = figure.stops[at].marked[each.panel.name] || [];
+      if (!pieces.some((p) => places.some((n) => figure.pieces[p].includes(`data-part="${n}"`)))) continue;
+      toggle(each.panel.name === "translation" ? "tables" : each.panel.name, true);
+      return;
+    }
   }
 
   function inSight(node) {
-    const { top, bottom, left, right } = node.getBoundingClientRect(), seen = card.parentElement.parentElement;
-    const { left: from, right: to } = seen.getBoundingClientRect();
-    return top >= 0 && bottom <= window.innerHeight && left >= from && right <= to;
+    const { top: from, bottom: to } = node.getBoundingClientRect(), [high, low] = sight();
+    return from >= high + top.offsetHeight && to <= low - 40;
   }
 
-  /** Light what belongs to the chosen part or line, and say it. */
+  /** Light what belongs to the chosen part, line or visit. */
   function light() {
     const stop = figure.stops[at];
     for (const old of card.querySelectorAll(".pv-light")) old.remove();
     for (const old of card.querySelectorAll(".pv-lit")) old.classList.remove("pv-lit");
-    for (const old of root.querySelectorAll("[aria-pressed]")) old.setAttribute("aria-pressed", "false");
-    say.textContent = "";
-    if (!chosen) return;
+    for (const old of root.querySelectorAll(".row[aria-pressed], .pv-changes [aria-pressed]"))
+      old.setAttribute("aria-pressed", "false");
+    if (!chosen) return peek(null);
     if (chosen.line !== undefined) {
-      const refs = new Set(stop.lines[chosen.line].refs);
-      const lit = rows().filter((row) => row.dataset.refs.split(" ").some((ref) => refs.has(ref)));
-      lit.forEach((row) => lamp(row));
+      stop.lines[chosen.line].places.forEach((n) => lamp(part(n)));
       lists[at].querySelectorAll("button")[chosen.line].setAttribute("aria-pressed", "true");
-      const count = lit.length === 1 ? "1 place" : `${lit.length || "no"} places`;
-      say.textContent = `${stop.lines[chosen.line].text}: ${count} in the figure`;
-    } else {
-      const row = part(chosen.part), place = places.get(chosen.part);
-      if (!row || !stop.kin[place]) {
-        say.textContent = "What was chosen is not there at this step.";
-        return;
-      }
-      for (const kin of stop.kin[place]) lamp(part(figure.parts[kin][0]), kin === place);
-      row.setAttribute("aria-pressed", "true");
-      say.textContent = stop.says[place];
+    } else if (chosen.walk !== undefined) {
+      stop.walk[chosen.walk][0].forEach((n, i) => lamp(part(n), i === 0));
+    } else if (part(chosen.part) && stop.kin[chosen.part]) {
+      for (const n of stop.kin[chosen.part]) lamp(part(n), n === chosen.part);
+      part(chosen.part).setAttribute("aria-pressed", "true");
     }
     edges();
+    peek(null);
   }
 
-  function rows() {
-    return [...card.querySelectorAll(".row")].filter((row) => places.has(row.dataset.part));
+  /** Say what is pointed at, or else what is chosen. */
+  function peek(n) {
+    const stop = figure.stops[at];
+    const visit = n === null && chosen && chosen.walk !== undefined ? stop.walk[chosen.walk] : null;
+    const known = n ?? (visit ? visit[0][0] : chosen && chosen.part);
+    facts.replaceChildren();
+    if (n === null && !chosen) say.textContent = PVMLAB_HINT;
+    else if (n === null && chosen.line !== undefined) {
+      const line = stop.lines[chosen.line], count = line.places.length === 1 ? "1 place" : `${line.places.length || "no"} places`;
+      say.textContent = `${line.text}: ${count} in the figure`;
+    } else if (!visit && (!(known in stop.says) || !part(known)))
+      say.textContent = "What was chosen is not there at this step.";
+    else {
+      say.textContent = visit ? `${chosen.walk + 1}/${stop.walk.length} ${figure.words[visit[1]]}` : figure.words[stop.says[known]];
+      const words = (stop.details[known] || []).map((w) => figure.words[w]);
+      for (let i = 0; i < words.length; i += 2)
+        facts.append(make("div", {}, make("dt", {}, words[i]), make("dd", {}, words[i + 1])));
+    }
+    say.setAttribute("aria-live", n === null ? "polite" : "off"); // what is only pointed at is not announced
+    foot.classList.toggle("pv-idle", n === null && !chosen);
+    stick();
   }
 
-  /** Put a rim around a row. The row begins where its ground begins; its height is the layout's. */
+  /** Put a rim around a row: its ground is its first child. */
   function lamp(row, first = false) {
     if (!row) return;
     row.classList.add("pv-lit");
-    const box = row.parentElement.firstElementChild, top = row.firstElementChild.getBBox().y;
-    const rim = document.createElementNS("http://www.w3.org/2000/svg", "rect");
-    const has = { x: box.getAttribute("x"), y: top, width: box.getAttribute("width"),
-                  height: figure.parts[places.get(row.dataset.part)][1], rx: 3,
-                  class: first ? "pv-light pv-first" : "pv-light" };
-    for (const [name, value] of Object.entries(has)) rim.setAttribute(name, value);
+    const rim = document.createElementNS(SVG, "rect");
+    for (const name of ["x", "y", "width", "height"]) rim.setAttribute(name, row.firstElementChild.getAttribute(name));
+    rim.setAttribute("rx", 3);
+    rim.setAttribute("class", first ? "pv-light pv-first" : "pv-light");
     row.parentElement.append(rim);
   }
 
-  /** Light the edges between lit rows; an edge may end at a box instead of a row. */
+  /** Light the edges between lit rows; an edge that ends at a box is lit with any row of it. */
   function edges() {
-    for (const edge of card.querySelectorAll(".edge")) {
-      const ends = [edge.dataset.tail, edge.dataset.head].map(part);
-      if (ends.every((end) => end && (end.matches(".pv-lit") || end.matches(".box") && end.querySelector(".pv-lit"))))
-        edge.classList.add("pv-lit");
+    const lit = (n) => {
+      const row = part(n);
+      return row && (row.matches(".pv-lit") || row === row.parentElement.querySelector(".row") &&
+        row.parentElement.querySelector(".pv-lit"));
+    };
+    for (const edge of card.querySelectorAll(".edge"))
+      if (lit(edge.dataset.tail) && lit(edge.dataset.head)) edge.classList.add("pv-lit");
+  }
+
+  /** The reverse-map walk, one visit on or back. */
+  function stroll(by) {
+    const visits = figure.stops[at].walk;
+    if (!visits.length) return;
+    const now = chosen && chosen.walk !== undefined ? chosen.walk : by > 0 ? -1 : visits.length;
+    if (!open.has("walk")) toggle("walk", true);
+    choose({ walk: Math.max(0, Math.min(visits.length - 1, now + by)) });
+  }
+
+  // In a room
+
+  function full() {
+    document.fullscreenElement ? document.exitFullscreen() : root.requestFullscreen();
+  }
+
+  function notes() {
+    note.hidden = !note.hidden;
+    stick();
+  }
+
+  /** Notes, and what comes next, in a window that follows the steps. */
+  function away() {
+    desk = window.open("", `pvmlab-${figure.name}`, "popup,width=560,height=420");
+    tell();
+  }
+
+  function tell() {
+    if (!desk || desk.closed) return;
+    const stop = figure.stops[at], next = figure.stops[at + 1], page = desk.document;
+    page.title = `notes: ${stop.label}`;
+    page.body.style.font = "20px/1.4 system-ui, sans-serif";
+    page.body.replaceChildren(make("h1", {}, stop.label), make("p", {}, stop.note || "no note for this step"),
+      make("ul", {}, ...stop.lines.slice(0, 6).map((line) => make("li", {}, `${line.sign} ${line.text}`))),
+      make("p", {}, next ? `next: ${next.label}` : "this is the last step"));
+  }
+
+  /** Name the step in the address bar, and copy the address. */
+  function link() {
+    history.replaceState(history.state, "", address + (at + 1));
+    const done = () => { live.textContent = say.textContent = `link to step ${at + 1}: ${location.href}`; };
+    navigator.clipboard ? navigator.clipboard.writeText(location.href).then(done, done) : done();
+  }
+
+  /** Go where the address bar says; whether it says anything of this figure. */
+  function arrive() {
+    const hash = decodeURIComponent(location.hash);
+    if (!hash.startsWith(address)) return false;
+    go(Number(hash.slice(address.length)) - 1 || 0);
+    root.scrollIntoView();
+    return true;
+  }
+
+  // Room, and what stays in sight
+
+  /** Upper and lower edge of what can be seen of the figure, whatever scrolls around it. */
+  function sight() {
+    let { top: high, bottom: low } = root.getBoundingClientRect();
+    high = Math.max(high, 0);
+    low = Math.min(low, window.innerHeight);
+    for (let node = root.parentElement; node && document.fullscreenElement !== root; node = node.parentElement) {
+      if (!/auto|scroll|hidden/.test(getComputedStyle(node).overflowY)) continue;
+      const box = node.getBoundingClientRect();
+      if (node === document.body || node === document.documentElement || box.height > window.innerHeight * 4) continue;
+      [high, low] = [Math.max(high, box.top), Math.min(low, box.bottom)];
     }
+    return [high, low];
+  }
+
+  /** Keep the steps at the upper edge of what is seen, and what is chosen at the lower. */
+  function stick() {
+    const box = root.getBoundingClientRect(), [high, low] = sight(), inner = box.height - foot.offsetHeight;
+    const shift = root.scrollHeight > root.clientHeight + 1 ? root.scrollTop : Math.max(high - box.top, 0);
+    const room = root.scrollHeight > root.clientHeight + 1 ? root.scrollHeight - top.offsetHeight : inner - top.offsetHeight;
+    top.style.transform = `translateY(${Math.min(shift, Math.max(room, 0))}px)`;
+    const natural = foot.parentElement.getBoundingClientRect().bottom, up = Math.max(natural - low, 0);
+    foot.style.transform = `translateY(${-Math.min(up, natural - box.top - foot.offsetHeight + root.scrollTop)}px)`;
+    foot.classList.toggle("pv-afloat", up > 0);
+  }
+
+  function fit() {
+    const room = card.parentElement.clientWidth;
+    if (!room) return;
+    const most = document.fullscreenElement === root ? 2.2 : 1;
+    const next = Math.max(figure.least, Math.min(most, (room - 30) / figure.width));
+    if (Math.abs(next - scale) > 0.005) {
+      scale = next;
+      root.style.setProperty("--pv-scale", scale);
+      draw();
+    }
+    stick();
+  }
+
+  /** Dark, if what the figure stands on is dark. */
+  function theme() {
+    let node = root.parentElement, ground = "";
+    for (; node && !ground; node = node.parentElement) {
+      const [r, g, b, alpha = 1] = (getComputedStyle(node).backgroundColor.match(/[\d.]+/g) || []).map(Number);
+      if (r !== undefined && alpha > 0.5) ground = (r * 299 + g * 587 + b * 114) / 1000 < 128 ? "dark" : "light";
+    }
+    const asked = matchMedia("(prefers-color-scheme: dark)").matches && getComputedStyle(document.documentElement).colorScheme
+      .includes("dark");
+    root.classList.toggle("pv-dark", ground ? ground === "dark" : asked);
   }
 
   // Keys and pointer
 
+  const rowOf = (event) => event.target.closest(".row[role=button]");
   card.addEventListener("focusin", (event) => {
-    const row = event.target.closest(".row[role=button]");
-    if (row) choose({ part: row.dataset.part });
+    const row = rowOf(event);
+    if (row) choose({ part: Number(row.dataset.part) });
   });
   card.addEventListener("click", (event) => {
-    const row = event.target.closest(".row[role=button]");
-    choose(row ? { part: row.dataset.part } : null);
+    const row = rowOf(event);
+    if (!event.target.closest("button")) choose(row ? { part: Number(row.dataset.part) } : null);
   });
+  card.addEventListener("mouseover", (event) => {
+    const row = rowOf(event);
+    peek(row ? Number(row.dataset.part) : null);
+  });
+  card.addEventListener("mouseleave", () => peek(null));
   // JupyterLab takes keys from the document before they come to the figure (Enter, arrows): so the figure listens at
   // the window, while the focus is in it, for the keys it knows. All others (save, copy …) stay what they are.
   const keys = {
     ArrowLeft: () => go(at - 1), ArrowRight: () => go(at + 1), Home: () => go(0), End: () => go(Infinity),
-    Escape: () => choose(null),
+    Escape: () => choose(null), w: () => stroll(1), W: () => stroll(-1), f: () => full(), n: () => notes(),
   };
   const passed = ["Enter", " ", "ArrowUp", "ArrowDown"]; // the browser's own: press a button, scroll
 
   function pressed(event) {
     if (!root.contains(event.target) || event.altKey || event.ctrlKey || event.metaKey) return;
-    const row = event.target.closest(".row[role=button]"), reading = event.target === text && event.key !== "Escape";
-    const action = row && passed.slice(0, 2).includes(event.key) ? () => choose({ part: row.dataset.part }) :
+    const row = rowOf(event), reading = event.target === text && event.key !== "Escape";
+    const action = row && passed.slice(0, 2).includes(event.key) ? () => choose({ part: Number(row.dataset.part) }) :
       !reading && keys[event.key];
     if (!action && !passed.includes(event.key) && !keys[event.key]) return;
     event.stopPropagation();
@@ -220,7 +468,27 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
   root.addEventListener("focusin", () => window.addEventListener("keydown", pressed, true));
   root.addEventListener("focusout", () => window.removeEventListener("keydown", pressed, true));
 
+  // What goes on around the figure; it is let go of when the figure is no longer on the page
+
+  const watch = new AbortController(), sized = new ResizeObserver(() => gone() || fit());
+  const themed = new MutationObserver(() => gone() || theme());
+  function gone() {
+    if (root.isConnected) return false;
+    watch.abort();
+    sized.disconnect();
+    themed.disconnect();
+    return true;
+  }
+  document.addEventListener("scroll", () => root.isConnected && stick(), { capture: true, passive: true, signal: watch.signal });
+  window.addEventListener("hashchange", arrive, { signal: watch.signal });
+  document.addEventListener("fullscreenchange", () => root.isConnected && fit(), { signal: watch.signal });
+  sized.observe(root);
+  themed.observe(document.body, { attributes: true });
+
+  theme();
   draw();
+  fit();
+  arrive();
   return { go };
 }
 

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: MIT
+"""What belongs together in a figure at one step: what lights up when a part is chosen.
+
+Adds: ties between an entry and its VMA, an entry and its frame, a VMA and the
+frames that its entries name (in every process, drawn in full or not), a link
+of the anon_vma_chain, its VMA and its anon_vma; and parts that show one thing
+twice.
+Leaves out: how that is said (details.py) and shown (view.js).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+
+from .. import entry as _entry
+from ..diff import Steps
+from ..model import PAGE_SHIFT, Mm
+from .parts import Box, Edge, Panel, Row, ref
+
+
+def parts(panels: Sequence[Panel]) -> Iterator[tuple[Box, Row]]:
+    """Every row that can be chosen: those that say what they show."""
+    for panel in panels:
+        for box in panel.boxes:
+            yield from ((box, row) for row in box.rows if row.refs)
+
+
+class Belonging:
+    """Which parts belong together at one stop.
+
+    shown: {row id: (box, row, step)} of the parts that are there, with the
+    step they are shown as of: the new one, or the old one of what is gone
+    """
+
+    def __init__(self, panels: Sequence[Panel], steps: Steps | None, old: int | None, new: int) -> None:
+        self.panels, self.steps = panels, steps
+        self.shown = {}
+        for box, row in parts(panels):
+            step = new if row.seen[new] is not None else None if box.quiet or old is None else old
+            if step is not None and row.seen[step] is not None:
+                self.shown[row.id] = (box, row, step)
+        self._ties = {step: self._tied(step) for step in {step for _, _, step in self.shown.values()}}
+
+    @cached_property
+    def _by_ref(self) -> dict[str, list[str]]:
+        """{ref: ids of the parts that show it}."""
+        found = defaultdict(list)
+        for name, (_, row, _) in self.shown.items():
+            for each in row.refs:
+                found[each].append(name)
+        return found
+
+    def lit(self, name: str) -> list[str]:
+        """The ids of what belongs to a part, itself included, in the order of the figure."""
+        _, row, step = self.shown[name]
+        ties = self._ties[step]
+        refs = {*row.refs, *(tied for mine in row.refs for tied in ties.get(mine, ()))}
+        found = {other for each in refs for other in self._by_ref.get(each, ())}
+        lit = [other for other in self.shown if other in found]
+        return [*lit, *dict.fromkeys(way for other in lit for way in self.path(other))]
+
+    def path(self, name: str) -> Iterator[str]:
+        """Yield the ids of the index rows that lead to a run of entries, lowest table first."""
+        box, row, step = self.shown[name]
+        end = box.id if row.cls == "pte" else None
+        while end in self._above:
+            edge = self._above[end]
+            if not edge.seen[step]:
+                return
+            yield edge.tail[1]
+            end = edge.tail[0]
+
+    @cached_property
+    def _above(self) -> dict[str, Edge]:
+        """{id of a table's box: the edge that leads to it from an index of the table above}."""
+        heads = {box.header.id for panel in self.panels for box in panel.boxes}
+        return {edge.head[0]: edge for panel in self.panels for edge in panel.edges
+                if edge.cls == "walk" and panel.name == "translation" and edge.tail[1] not in heads}
+
+    def _tied(self, step: int) -> dict[str, set[str]]:
+        ties: dict[str, set[str]] = defaultdict(set)
+        for group in (*self._mappings(step), *self._links(step)):
+            for each in group:
+                ties[each] |= group
+        return ties
+
+    def _mappings(self, step: int) -> Iterator[set[str]]:
+        """What each run of entries ties: itself, its VMA, the frames it names; and each frame to all VMAs that map it."""
+        for panel in self.panels:
+            rows = {(box.id, row.id): row for box in panel.boxes for row in box.rows}
+            heads = {box.id: box.header for box in panel.boxes}
+            frames, vmas = defaultdict(list), {}
+            for edge in panel.edges:
+                if edge.cls == "maps" and edge.seen[step]:
+                    frames[edge.tail[1]].append(heads[edge.head[0]].refs[0])
+                elif edge.cls == "direct" and edge.seen[step]:
+                    vmas[edge.head[1]] = rows[edge.tail].refs[0]
+                    yield {rows[edge.tail].refs[0], rows[edge.head].refs[0]}
+            for (_, name), row in rows.items():
+                for frame in frames.get(name, ()):
+                    yield {row.refs[0], frame}
+                    yield {frame, vmas[name]} if name in vmas else {frame}
+        yield from self._everywhere(step)
+
+    def _everywhere(self, step: int) -> Iterator[set[str]]:
+        """Ties of frames to VMAs that are not drawn in full."""
+        if self.steps is None:
+            return
+        who, at = self.steps.identity, self.steps.at[step]
+        for pfn, places in self.mapped(step).items():
+            for mm, addr in places:
+                if vma := mm.vma(addr):
+                    yield {ref("page", who.key("page", at, pfn)), ref("vma", who.key("vma", at, vma.addr))}
+
+    def mapped(self, step: int) -> dict[int, list[tuple[Mm, int]]]:
+        """{PFN of each drawn frame (of a group its first): (mm, address) of every entry that maps it}."""
+        wanted = sorted({int(row.refs[0].split("-")[1], 16) for _, row, _ in self.shown.values() if row.cls == "frame"})
+        found: dict[int, list[tuple[Mm, int]]] = defaultdict(list)
+        for mm in self.steps.snapshots[step].mms if self.steps and wanted else ():
+            for addr, raw, _, level in mm.entries.rows():
+                if not _entry.is_present(raw):
+                    continue
+                pfn, pages = _entry.pfn_of(raw), _entry.LEVEL_SIZE[level] >> PAGE_SHIFT
+                i = bisect_left(wanted, pfn)
+                while i < len(wanted) and wanted[i] < pfn + pages:
+                    found[wanted[i]].append((mm, addr + ((wanted[i] - pfn) << PAGE_SHIFT)))
+                    i += 1
+        return found
+
+    def _links(self, step: int) -> Iterator[set[str]]:
+        """What each anon_vma_chain ties together: itself, its VMA, its anon_vma."""
+        if self.steps is not None:
+            for key in self.steps.identity.links(self.steps.at[step]):
+                yield {ref("link", key), ref("vma", key[0]), ref("anon_vma", key[1])}

@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: MIT
+"""A Picture as data for the browser: what view/view.js shows.
+
+Adds: for each stop (each step, and the whole difference) the drawings of the
+panels, the changes in words, and for every part what belongs to it, what is
+known of it and how that is said; the steps of the reverse-map walk. What two
+stops have in common is sent once.
+Leaves out: drawing, belonging and details (draw/), widgets and pages (view.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import cached_property
+
+from .diff import Line
+from .draw import LEGIBLE, PANELS, Picture, ref, svg
+from .draw.belonging import Belonging
+from .draw.details import Details
+from .draw.layout import BAR, CLOSE
+from .draw.parts import Panel
+from .model import RmapWalk, Snapshot
+
+#: What a chosen part says of the lit parts, by their class, and how many it names.
+_KINDS = {"vma": "VMAs", "pte": "entries", "frame": "frames", "anon_vma": "anon_vma"}
+_MOST_NAMED = 4
+_NAMES = re.compile(r' (id|data-tail|data-head|data-refs)="([^"]*)"')
+
+
+class _Once:
+    """Texts, each kept once; a text is its number."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, int] = {}
+
+    def __call__(self, text: str) -> int:
+        return self.texts.setdefault(text, len(self.texts))
+
+
+def figure(picture: Picture) -> dict:
+    """Return what the script shows.
+
+    panels: name, title, caption, notes, size of each, and the columns that can
+    be hidden; open: those shown at first; parts: ids of all rows, a row is its
+    number; words, pieces: texts and pieces of SVG, each once; stops: see _Stop
+    """
+    rows = [row.id for panel in picture.panels for box in panel.boxes for row in box.rows]
+    numbers = {name: i for i, name in enumerate(rows)}
+    made = _Maker(picture, numbers)
+    stops = [made.stop(i, old, new) for i, (old, new) in enumerate(picture.stops)]
+    panels = [_panel(picture, panel) for panel in picture.panels]
+    width = max((panel["width"] for panel in panels), default=300)
+    return {"name": _slug(picture), "width": width, "least": LEGIBLE, "close": CLOSE, "start": len(stops) - 1,
+            "listed": len(picture) > 1, "open": [name for name in PANELS if name in picture.names],
+            "panels": panels, "parts": list(numbers), "words": list(made.words.texts),
+            "pieces": list(made.pieces.texts), "stops": stops}
+
+
+def _slug(picture: Picture) -> str:
+    """A name for links, made of the steps' labels: the same in every run of a notebook."""
+    labels = picture.steps.labels() if picture.steps is not None else ("walk",)
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(labels).lower()).strip("-")[:60] or "figure"
+
+
+def _panel(picture: Picture, panel: Panel) -> dict:
+    at = picture.placed[panel.name]
+    return {"name": panel.name, "title": panel.title, "caption": panel.caption, "notes": panel.notes,
+            "width": round(at.width) + 2, "height": round(at.height) + 2,
+            "columns": {name: [round(x) for x in ends] for name, ends in at.columns.items()},
+            "most": BAR * panel.most if 0 < panel.most < len(panel.boxes) else 0, "count": len(panel.boxes)}
+
+
+class _Maker:
+    """Makes the stops, with what they have in common."""
+
+    def __init__(self, picture: Picture, numbers: dict[str, int]) -> None:
+        self.picture, self.numbers = picture, numbers
+        self.words, self.pieces = _Once(), _Once()
+        self.heads = {box.id: numbers[box.header.id] for panel in picture.panels for box in panel.boxes}
+
+    def stop(self, i: int, old: int | None, new: int) -> dict:
+        """One stop: its words, drawings with marks and without, and by part what belongs to it and is known of it."""
+        picture, belong = self.picture, Belonging(self.picture.panels, self.picture.steps, old, new)
+        told = _Told(picture, belong, new)
+        rows = {name: belong.lit(name) for name in belong.shown}
+        snapshot = picture.steps.snapshots[new] if picture.steps is not None else None
+        return {"label": self._label(old, new), "title": picture.title(old, new), "place": _place(snapshot),
+                "held": list(snapshot.held) if snapshot else [], "nothing": picture.nothing(old, new),
+                "lines": [self._line(line, belong) for line in picture.lines(old, new)],
+                "text": picture.told(old, new), "note": _note(picture, i),
+                "marked": self._drawings(old, new), "plain": self._drawings(None, new),
+                "kin": {self.numbers[name]: [self.numbers[other] for other in lit] for name, lit in rows.items()},
+                "says": {self.numbers[name]: self.words(told.says(name, lit)) for name, lit in rows.items()},
+                "details": {self.numbers[name]: [self.words(term) for detail in told.details(name) for term in detail]
+                            for name in rows},
+                "walk": [[[self.numbers[name] for name in lit], self.words(text)] for lit, text in told.walk()]}
+
+    def _label(self, old: int | None, new: int) -> str:
+        if self.picture.steps is None:
+            return "the walk"
+        labels = self.picture.steps.labels()
+        return labels[new] if old is None or new - old == 1 else f"all: {labels[old]} → {labels[new]}"
+
+    def _line(self, line: Line, belong: Belonging) -> dict:
+        refs = {ref(*r) for r in line.refs}
+        return {"sign": line.sign, "text": line.text,
+                "places": [self.numbers[name] for name, (_, row, _) in belong.shown.items() if not refs.isdisjoint(row.refs)]}
+
+    def _drawings(self, old: int | None, new: int) -> dict[str, list[int]]:
+        """{panel: numbers of the pieces of its drawing}."""
+        return {panel.name: [self.pieces(_NAMES.sub(self._numbered, piece)) for piece in
+                             svg.pieces(panel, self.picture.placed[panel.name], new, old)]
+                for panel in self.picture.panels if panel.shown(new, old)}
+
+    def _numbered(self, match: re.Match) -> str:
+        """Numbers instead of ids: a page may hold the figure twice, and they are short."""
+        what, name = match.groups()
+        number = self.numbers.get(name, self.heads.get(name) if what != "id" else None)
+        return "" if number is None else f' data-{"part" if what == "id" else what[5:]}="{number}"'
+
+
+def _place(snapshot: Snapshot | None) -> str:
+    """Where in the kernel a film's snapshot was taken: function, source line, and whose patch touched it."""
+    place = getattr(snapshot, "place", None)
+    if place is None:
+        return ""
+    patch = f", from patch {place.patch}" if place.patch else ""
+    return f"in {place.function}(), {place.file}:{place.line}{patch}"
+
+
+def _note(picture: Picture, i: int) -> str:
+    return picture.notes[i] if i < len(picture.notes) else ""
+
+
+# Words
+
+
+class _Told:
+    """A stop's parts in words."""
+
+    def __init__(self, picture: Picture, belong: Belonging, new: int) -> None:
+        self.picture, self.belong, self.new = picture, belong, new
+
+    def says(self, name: str, lit: list[str]) -> str:
+        """A part and what belongs to it, in words."""
+        groups: dict[str, list[str]] = defaultdict(list)
+        for other in lit:
+            box, row, _ = self.belong.shown.get(other, (None, None, 0))
+            kind = row and (box.cls if row is box.header and box.cls == "anon_vma" else row.cls)
+            if other != name and kind in _KINDS and not other.startswith("scale-"):
+                groups[kind].append(self._name(other))
+        told = [f"{_KINDS[kind]}: {_several(names)}" for kind, names in groups.items()]
+        return ". ".join([self._name(name) + self._more(name), *told])
+
+    def _name(self, name: str) -> str:
+        box, row, step = self.belong.shown[name]
+        first, head = row.seen[step].lines[0].strip(), box.header.seen[step]
+        if row is box.header or row.cls == "visit" or head is None:
+            return first
+        return f"{first} {head.lines[1]}" if box.cls == "table" else f"{first} in {head.lines[0]}"
+
+    def _more(self, name: str) -> str:
+        """The other lines of a part."""
+        _, row, step = self.belong.shown[name]
+        rest = [line.strip() for line in row.seen[step].lines[1:]]
+        return f" ({'; '.join(rest)})" if rest else ""
+
+    def details(self, name: str) -> list[tuple[str, str]]:
+        """(term, words) of all that is known of a part."""
+        box, row, step = self.belong.shown[name]
+        return self._details(step).of(box, row) if self.picture.steps is not None else []
+
+    @cached_property
+    def _known(self) -> dict[int, Details]:
+        return {}
+
+    def _details(self, step: int) -> Details:
+        if step not in self._known:
+            self._known[step] = Details(self.picture.steps, step, self.belong.mapped, self._walk_at(step))
+        return self._known[step]
+
+    def _walk_at(self, step: int) -> RmapWalk | None:
+        return self.picture.walks[step] if self.picture.walks else None
+
+    # The walk, step by step
+
+    def walk(self) -> Iterator[tuple[list[str], str]]:
+        """(parts to light, words) of each step of the reverse-map walk: the frame, where it leads, each visit, the end."""
+        walk = self._walk_at(self.new)
+        if walk is None:
+            return
+        rows = {name: row for name, (_, row, step) in self.belong.shown.items() if step == self.new}
+        line = self._first_line
+        page = [*self._same(rows, "walk-page-row")]
+        yield (page, f"The walk begins at {line('walk-page-row')}: its mapping names "
+               f"{line('walk-start-row')}, and its index says where in a VMA it lies.")
+        start = [*self._same(rows, "walk-start-row")]
+        yield start, f"{line('walk-start-row')}: {len(walk.steps)} VMAs in the tree reach over this index."
+        visits = [name for name in rows if name.startswith("walk-visit-")]
+        order = sorted(visits, key=lambda name: int(rows[name].seen[self.new].lines[0].split(".")[0]))
+        for name, visit in zip(order, walk.steps):
+            lit = [*self._same(rows, name), *self._between(rows, name, start), *self._entry(rows, name, visit.address)]
+            lit += page[1:] if visit.hit else []
+            yield lit, f"Visit {self._first_line(name)}: {visit.why}."
+        hits = [name for name, visit in zip(order, walk.steps) if visit.hit]
+        alarms = [row.id for panel in self.picture.panels for box in panel.boxes for row in box.rows
+                  if row.cls == "alarm" and row.seen[self.new]]
+        twice = " ".join(f"The page is in {name} more than once." for name in walk.twice)
+        missed = " ".join(f"Not found: {name} at {addr:#x}." for name, addr in walk.missed)
+        yield ["walk-start-row", *hits, *alarms], " ".join(
+            filter(None, (f"The walk ends: {len(walk.steps)} visited, {len(hits)} hits.", twice, missed)))
+
+    def _first_line(self, name: str) -> str:
+        row = next(row for panel in self.picture.panels for box in panel.boxes for row in box.rows if row.id == name)
+        return row.seen[self.new].lines[0].strip()
+
+    @staticmethod
+    def _same(rows: dict, name: str) -> Iterator[str]:
+        """A part and all that show the same thing."""
+        refs = set(rows[name].refs) if name in rows else set()
+        yield name
+        yield from (other for other, row in rows.items() if other != name and not refs.isdisjoint(row.refs)
+                    and row.cls in ("vma", "frame", "head") and not other.startswith("walk-"))
+
+    @staticmethod
+    def _between(rows: dict, name: str, start: list[str]) -> Iterator[str]:
+        """The two places of the anon_vma_chain that led from the anon_vma to a visited VMA."""
+        vmas = rows[name].refs
+        owners = [r for other in start if other in rows for r in rows[other].refs if r.startswith("anon_vma-")]
+        links = {f"link-{vma.removeprefix('vma-')}-{owner.removeprefix('anon_vma-')}" for vma in vmas for owner in owners}
+        yield from (other for other, row in rows.items() if row.cls == "link" and not links.isdisjoint(row.refs))
+
+    def _entry(self, rows: dict, name: str, address: int | None) -> Iterator[str]:
+        """The run of entries that holds the address looked at, and the way there."""
+        if address is None or self.picture.steps is None:
+            return
+        steps = self.picture.steps
+        vma = next((v for v in _vmas(steps.snapshots[self.new]) if ref("vma", steps.identity.key(
+            "vma", steps.at[self.new], v.addr)) in rows[name].refs), None)
+        if vma is None:
+            return
+        mm = steps.identity.key("mm", steps.at[self.new], vma.mm)
+        wanted = {ref("entry", (mm, address & -size, level)) for level, size in (("pte", 1 << 12), ("pmd", 1 << 21))}
+        for other, row in rows.items():
+            if row.cls == "pte" and not wanted.isdisjoint(row.refs):
+                yield from (other, *self.belong.path(other))
+
+
+def _vmas(snapshot: Snapshot) -> Iterator:
+    return (vma for mm in snapshot.mms for vma in mm.vmas)
+
+
+def _several(names: list[str]) -> str:
+    more = len(names) - _MOST_NAMED
+    return "; ".join(names[:_MOST_NAMED]) + (f"; and {more} more" if more > 0 else "")
