@@ -20,7 +20,7 @@ from ..errors import PvmlabError, SetupError
 from .parts import Box, Edge, Panel, height, width
 
 #: Columns whose boxes keep the order in which they were given.
-IN_ORDER = ("spaces", "forest-vmas", "forest-trees")
+IN_ORDER = ("spaces", "entries", "forest-vmas", "forest-trees")
 #: Height of a bar with its marks; between boxes in a row; between columns where those between them are hidden.
 BAR, GAP, CLOSE = 46, 18, 64
 #: Boxes in a row that do not fit into this width begin another.

@@ -61,10 +61,11 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
   const shows = make("div", { class: "pv-bar pv-shows", role: "toolbar", "aria-label": "panels of the figure" },
     "show ", ...toggles.values());
   const top = make("div", { class: "pv-top" }, bar, where, note);
+  const tip = make("div", { class: "pv-tip", "aria-hidden": "true", hidden: "" });
   const foot = make("div", { class: "pv-foot", role: "region", "aria-label": "what is chosen", tabindex: "0" }, say, facts);
   root.replaceChildren(top, shows, ...(figure.listed ? [changes] : []), make("div", { class: "pv-scroll" }, card),
     make("details", {}, make("summary", {}, "the same as text"), text),
-    make("div", { class: "pv-room" }, foot), live);
+    make("div", { class: "pv-room" }, foot), tip, live);
   root.setAttribute("role", "group");
   root.setAttribute("aria-label", `figure: ${figure.stops.map((stop) => stop.label).join(", then ")}`);
   root.tabIndex = -1;
@@ -267,7 +268,8 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
     for (const old of card.querySelectorAll(".pv-lit")) old.classList.remove("pv-lit");
     for (const old of root.querySelectorAll(".row[aria-pressed], .pv-changes [aria-pressed]"))
       old.setAttribute("aria-pressed", "false");
-    if (!chosen) return peek(null);
+    peek(null);
+    if (!chosen) return speak();
     if (chosen.line !== undefined) {
       stop.lines[chosen.line].places.forEach((n) => lamp(part(n)));
       lists[at].querySelectorAll("button")[chosen.line].setAttribute("aria-pressed", "true");
@@ -278,30 +280,46 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
       part(chosen.part).setAttribute("aria-pressed", "true");
     }
     edges();
-    peek(null);
+    speak();
   }
 
-  /** Say what is pointed at, or else what is chosen. */
-  function peek(n) {
+  /** Say what is chosen. */
+  function speak() {
     const stop = figure.stops[at];
-    const visit = n === null && chosen && chosen.walk !== undefined ? stop.walk[chosen.walk] : null;
-    const known = n ?? (visit ? visit[0][0] : chosen && chosen.part);
     facts.replaceChildren();
-    if (n === null && !chosen) say.textContent = PVMLAB_HINT;
-    else if (n === null && chosen.line !== undefined) {
+    if (!chosen) say.textContent = PVMLAB_HINT;
+    else if (chosen.line !== undefined) {
       const line = stop.lines[chosen.line], count = line.places.length === 1 ? "1 place" : `${line.places.length || "no"} places`;
       say.textContent = `${line.text}: ${count} in the figure`;
-    } else if (!visit && (!(known in stop.says) || !part(known)))
-      say.textContent = "What was chosen is not there at this step.";
+    } else if (chosen.walk !== undefined) {
+      const [lit, words] = stop.walk[chosen.walk];
+      say.textContent = `${chosen.walk + 1}/${stop.walk.length} ${figure.words[words]}`;
+      facts.append(...known(lit[0]));
+    } else if (!(chosen.part in stop.says) || !part(chosen.part)) say.textContent = "What was chosen is not there at this step.";
     else {
-      say.textContent = visit ? `${chosen.walk + 1}/${stop.walk.length} ${figure.words[visit[1]]}` : figure.words[stop.says[known]];
-      const words = (stop.details[known] || []).map((w) => figure.words[w]);
-      for (let i = 0; i < words.length; i += 2)
-        facts.append(make("div", {}, make("dt", {}, words[i]), make("dd", {}, words[i + 1])));
+      say.textContent = figure.words[stop.says[chosen.part]];
+      facts.append(...known(chosen.part));
     }
-    say.setAttribute("aria-live", n === null ? "polite" : "off"); // what is only pointed at is not announced
-    foot.classList.toggle("pv-idle", n === null && !chosen);
+    foot.classList.toggle("pv-idle", !chosen);
     stick();
+  }
+
+  /** All that is known of a part: terms and words. */
+  function known(n) {
+    const words = (figure.stops[at].details[n] || []).map((w) => figure.words[w]);
+    return words.flatMap((word, i) => i % 2 ? [] : make("div", {}, make("dt", {}, word), make("dd", {}, words[i + 1])));
+  }
+
+  /** Say what is pointed at, beside it. */
+  function peek(row) {
+    tip.hidden = !row;
+    if (!row) return;
+    const n = Number(row.dataset.part), box = row.getBoundingClientRect(), home = root.getBoundingClientRect();
+    tip.replaceChildren(make("strong", {}, figure.words[figure.stops[at].says[n]].split(". ")[0]),
+      make("dl", { class: "pv-facts" }, ...known(n)));
+    const [high, low] = sight(), below = low - box.bottom > tip.offsetHeight + 8 || low - box.bottom > box.top - high;
+    tip.style.left = `${Math.max(0, Math.min(box.left - home.left, home.width - tip.offsetWidth))}px`;
+    tip.style.top = `${(below ? box.bottom + 6 : box.top - tip.offsetHeight - 6) - home.top + root.scrollTop}px`;
   }
 
   /** Put a rim around a row: its ground is its first child. */
@@ -401,7 +419,10 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
     const room = root.scrollHeight > root.clientHeight + 1 ? root.scrollHeight - top.offsetHeight : inner - top.offsetHeight;
     top.style.transform = `translateY(${Math.min(shift, Math.max(room, 0))}px)`;
     const natural = foot.parentElement.getBoundingClientRect().bottom, up = Math.max(natural - low, 0);
-    foot.style.transform = `translateY(${-Math.min(up, natural - box.top - foot.offsetHeight + root.scrollTop)}px)`;
+    const row = chosen && chosen.part !== undefined && part(chosen.part)?.getBoundingClientRect();
+    const covered = row && up > 0 && row.bottom > low - foot.offsetHeight && row.top < low;
+    const lift = covered ? natural - foot.offsetHeight - top.getBoundingClientRect().bottom : up;
+    foot.style.transform = `translateY(${-Math.min(lift, natural - box.top - foot.offsetHeight + root.scrollTop)}px)`;
     foot.classList.toggle("pv-afloat", up > 0);
   }
 
@@ -442,8 +463,7 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
     if (!event.target.closest("button")) choose(row ? { part: Number(row.dataset.part) } : null);
   });
   card.addEventListener("mouseover", (event) => {
-    const row = rowOf(event);
-    peek(row ? Number(row.dataset.part) : null);
+    peek(rowOf(event));
   });
   card.addEventListener("mouseleave", () => peek(null));
   // JupyterLab takes keys from the document before they come to the figure (Enter, arrows): so the figure listens at
@@ -488,7 +508,7 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
   theme();
   draw();
   fit();
-  arrive();
+  document.readyState === "complete" ? arrive() : window.addEventListener("load", arrive, { signal: watch.signal });
   return { go };
 }
 
