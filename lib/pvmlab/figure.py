@@ -123,11 +123,12 @@ class _Maker:
 
 def _place(snapshot: Snapshot | None) -> str:
     """Where in the kernel a film's snapshot was taken: function, source line, and whose patch touched it."""
-    place = getattr(snapshot, "place", None)
-    if place is None:
+    place = snapshot and snapshot.place
+    if not place:
         return ""
-    patch = f", from patch {place.patch}" if place.patch else ""
-    return f"in {place.function}(), {place.file}:{place.line}{patch}"
+    line = f", {place.file}:{place.line}" if place.file else ""
+    patch = f", touched by patch {place.patch} ({place.patch.subject})" if place.patch else ""
+    return f"in {place.function}(){line}{patch}"
 
 
 def _note(picture: Picture, i: int) -> str:

@@ -19,6 +19,7 @@ from pvmlab.draw.belonging import parts
 from pvmlab.draw.details import VM_WORDS, split
 from pvmlab.errors import UsageError
 from pvmlab.figure import figure
+from pvmlab.model import Patch, Place
 from pvmlab.view import SCRIPT, STYLE, View, bundle, page
 
 ALL = worlds.all_worlds()
@@ -198,10 +199,11 @@ def test_the_walk_goes_from_the_frame_to_every_visit():
 
 def test_a_film_says_where_it_stands_and_what_is_locked():
     before, after = ALL["clone"]
-    inside = replace(after, label="copy_vma", held=("mmap_lock of server: write", "mmap_lock of consumer: write"))
-    object.__setattr__(inside, "place", SimpleNamespace(function="copy_vma", file="mm/vma.c", line=1803, patch="v2 2/7"))
+    place = Place("copy_vma", "mm/vma.c", 1803, Patch("v2", 2, 7, "mm: copy_vma() to another mm"))
+    inside = replace(after, label="copy_vma", place=place, held=("mmap_lock of server: write", "mmap_lock of consumer: write"))
     made = figure(picture(steps(before, inside, after)))
-    assert [stop["place"] for stop in made["stops"]] == ["", "in copy_vma(), mm/vma.c:1803, from patch v2 2/7", "", ""]
+    assert [stop["place"] for stop in made["stops"]] == [
+        "", "in copy_vma(), mm/vma.c:1803, touched by patch v2 2/7 (mm: copy_vma() to another mm)", "", ""]
     assert made["stops"][1]["held"] == list(inside.held)
     assert "+ lock mmap_lock of server: write is held" in made["stops"][1]["text"]
 

@@ -125,8 +125,6 @@ class Details:
         if vma.chain:
             yield "chain", "newest first: " + ", ".join(self._name("anon_vma", c.anon_vma) for c in vma.chain[:MOST])
         yield "entries", self._count(vma)
-        if vma.locked:
-            yield "vm_lock", "held for writing"
         yield from ((flag, VM_WORDS.get(flag, "")) for flag in vma.flags)
 
     def _count(self, vma: Vma) -> str:
