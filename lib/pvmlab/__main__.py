@@ -10,7 +10,7 @@ from pathlib import Path
 
 from . import bench, doctor, image, stress
 from .errors import PvmlabError
-from .frontispiece import the_call
+from .frontispiece import screenshots, the_call
 from .lab import Lab
 
 
@@ -40,6 +40,8 @@ def _parser() -> argparse.ArgumentParser:
     command("warm", _warm, "boot and save a machine of each kernel, so that Lab() is quick from the first time on")
     drawn = command("picture", _picture, "draw the README's picture: one process_vm_mmap(), as this machine's kernel did it")
     drawn.add_argument("file", help="SVG file to write")
+    shots = command("screenshots", _screenshots, "photograph the standard figures in Chromium, light and dark, at 1280 × 800")
+    shots.add_argument("directory", help="where the PNG files go")
     pages = command("site", _site, "run the course and write it as pages whose figures step, with an index")
     pages.add_argument("folder", help="where to write them")
     verdicts = command("review", _review, "run the course and write its verdicts as one page")
@@ -83,6 +85,12 @@ def _site(args: argparse.Namespace) -> int:
 def _review(args: argparse.Namespace) -> int:
     from .lesson import publish
     print(f"the verdicts are in {publish.review(Path(args.file))}")
+    return 0
+
+
+def _screenshots(args: argparse.Namespace) -> int:
+    for path in screenshots(Path(args.directory)):
+        print(path)
     return 0
 
 

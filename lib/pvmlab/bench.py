@@ -22,6 +22,7 @@ from . import calls, image, pagetable, vm
 from ._walk import ffi, lib
 from .diff import Diff
 from .errors import PvmlabError
+from .figure import figure as data
 from .guest import Guest, Task
 from .lab import Lab
 from .model import Snapshot
@@ -142,6 +143,60 @@ def figure(rounds: int) -> Samples:
             yield 1e3 * _seconds(lambda: picture(_difference(before, after)).svg())
 
 
+def payload(rounds: int) -> Samples:
+    """What that figure sends to the browser."""
+    from .draw import picture
+    with Lab() as lab:
+        server, consumer, buffer = _world(lab)
+        before = lab.look("before")
+        dst = consumer.process_vm_mmap(server, buffer, pages=4)
+        after = lab.look("after")
+        shown = picture(after - before, walk=after.task("consumer").pte(dst).pfn)
+        yield len(json.dumps(data(shown), ensure_ascii=False, separators=(",", ":")).encode()) / 1e3
+
+
+def large_figure(rounds: int) -> Samples:
+    """All that a notebook gets of one call in the large world: drawings, words, what belongs together."""
+    from .draw import picture
+    from .view import bundle as notebook_gets
+    before, after = _large_world()
+    for _ in range(rounds):
+        yield _seconds(lambda: notebook_gets(picture(_difference(before, after))))
+
+
+def stepping(rounds: int) -> Samples:
+    """One step of the large world's figure in Chromium: script, layout and all."""
+    from playwright.sync_api import sync_playwright
+
+    from .draw import picture
+    from .view import page
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        raise PvmlabError("no step was measured", "there is no Chromium here", "apt-get install chromium")
+    before, after = _large_world()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        tab = browser.new_page(viewport={"width": 1280, "height": 800})
+        tab.set_content(f"<!doctype html><html lang=en><title>figure</title>{page(picture(_difference(before, after)))}")
+        yield from (tab.evaluate(STEP) for _ in range(rounds))
+        browser.close()
+
+
+#: Step back and forth, all drawings made already: milliseconds of script and layout for one step.
+STEP = """() => {
+    const root = document.querySelector('.pvmlab-view'), keys = ['ArrowLeft', 'ArrowRight'];
+    root.querySelector('.pv-bar button').focus();
+    const press = (key) => {
+        document.activeElement.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true }));
+        return root.getBoundingClientRect().height;
+    };
+    keys.forEach(press);
+    const start = performance.now();
+    keys.forEach(press);
+    return (performance.now() - start) / 2;
+}"""
+
+
 def stopped_machine(rounds: int) -> Samples:
     """What one learner's stopped machine takes of the computer's memory: QEMU's own share and the RAM file."""
     for _ in range(rounds):
@@ -165,6 +220,9 @@ BUDGETS = (
     (f"look(): 3 tasks, {ENTRIES:,} entries, pages, chains", "ms", 6, True, 50, looks),
     ("the C walk, million entries a second", "M/s", 50, False, 50, c_walk),
     ("diff + DOT + layout + SVG of that world", "ms", 150, True, 9, figure),
+    ("what that figure sends to the browser", "KB", 300, True, 1, payload),
+    ("a figure of 66 tasks, 20,000 entries, 1 GiB", "s", 2, True, 3, large_figure),
+    ("one step of it in the browser", "ms", 16, True, 15, stepping),
     ("resident memory of one stopped VM", "MB", 64, True, 3, stopped_machine),
     ("bundled image", "MB", 12, True, 1, bundle),
 )
@@ -182,6 +240,23 @@ def _world(lab: Lab) -> tuple[Task, Task, int]:
     rest = ENTRIES - have
     consumer.touch(consumer.mmap(pages=rest), rest, write=True)
     return server, consumer, buffer
+
+
+def _large_world() -> tuple[Snapshot, Snapshot]:
+    """16 tasks with 20,000 entries, one with a mapping of 1 GiB, another with 50 children; before and after a call."""
+    with Lab(ram=512) as lab:
+        tasks = lab.tasks(*(f"task{i}" for i in range(16)))
+        buffers = [task.mmap(pages=1250) for task in tasks]
+        for task, buffer in zip(tasks, buffers):
+            task.touch(buffer, 1250, write=True)
+        tasks[2].mmap(pages=1 << 18, flags=calls.MAP_PRIVATE | calls.MAP_ANONYMOUS | calls.MAP_NORESERVE)
+        parent = tasks[3]
+        parent.munmap(buffers[3], pages=1240)
+        for i in range(50):
+            parent.fork(f"child{i}")
+        before = lab.look("before")
+        tasks[1].process_vm_mmap(tasks[0], buffers[0], pages=300)
+        return before, lab.look("after")
 
 
 def _difference(before: Snapshot, after: Snapshot) -> Diff:

@@ -85,9 +85,8 @@ class _Maker:
         picture, belong = self.picture, Belonging(self.picture.panels, self.picture.steps, old, new)
         told = _Told(picture, belong, new)
         rows = {name: belong.lit(name) for name in belong.shown}
-        snapshot = picture.steps.snapshots[new] if picture.steps is not None else None
-        return {"label": self._label(old, new), "title": picture.title(old, new), "place": _place(snapshot),
-                "held": list(snapshot.held) if snapshot else [], "nothing": picture.nothing(old, new),
+        return {"label": self._label(old, new), "title": picture.title(old, new), "where": picture.where(new),
+                "nothing": picture.nothing(old, new),
                 "lines": [self._line(line, belong) for line in picture.lines(old, new)],
                 "text": picture.told(old, new), "note": _note(picture, i),
                 "marked": self._drawings(old, new), "plain": self._drawings(None, new),
@@ -119,16 +118,6 @@ class _Maker:
         what, name = match.groups()
         number = self.numbers.get(name, self.heads.get(name) if what != "id" else None)
         return "" if number is None else f' data-{"part" if what == "id" else what[5:]}="{number}"'
-
-
-def _place(snapshot: Snapshot | None) -> str:
-    """Where in the kernel a film's snapshot was taken: function, source line, and whose patch touched it."""
-    place = snapshot and snapshot.place
-    if not place:
-        return ""
-    line = f", {place.file}:{place.line}" if place.file else ""
-    patch = f", touched by patch {place.patch} ({place.patch.subject})" if place.patch else ""
-    return f"in {place.function}(){line}{patch}"
 
 
 def _note(picture: Picture, i: int) -> str:

@@ -166,7 +166,18 @@ def test_every_flag_of_the_kernel_has_words():
 def test_a_folded_line_says_what_it_stands_for():
     made = figure(of("clone"))
     known = details(made, made["stops"][0], part(made, "spaces-others"))
-    assert ("0x7ffc10000000–0x7ffc10021000", "rw-p 33 pages [stack]") in known and len(known) == 5
+    assert ("0x7ffc10000000–0x7ffc10021000", "server: rw-p 33 pages, [stack]") in known and len(known) == 5
+
+
+def test_a_long_tree_is_folded_and_says_what_it_folded():
+    world = worlds.World().task("A")
+    world.touch("A", world.mmap("A", worlds.HEAP, 1))
+    for i in range(20):
+        world.fork("A", f"B{i}")
+    made = figure(picture(world.look()))
+    fold = next(i for i, name in enumerate(made["parts"]) if name.startswith("forest-") and name.endswith("-more"))
+    known = details(made, made["stops"][0], fold)
+    assert len(known) == 11 and known[-1] == (f"{worlds.HEAP:#x}–{worlds.HEAP + 4096:#x}", "B19: rw-p 1 pages, anonymous")
 
 
 def test_a_visit_of_a_walk_lights_its_vma():
@@ -202,9 +213,10 @@ def test_a_film_says_where_it_stands_and_what_is_locked():
     place = Place("copy_vma", "mm/vma.c", 1803, Patch("v2", 2, 7, "mm: copy_vma() to another mm"))
     inside = replace(after, label="copy_vma", place=place, held=("mmap_lock of server: write", "mmap_lock of consumer: write"))
     made = figure(picture(steps(before, inside, after)))
-    assert [stop["place"] for stop in made["stops"]] == [
-        "", "in copy_vma(), mm/vma.c:1803, touched by patch v2 2/7 (mm: copy_vma() to another mm)", "", ""]
-    assert made["stops"][1]["held"] == list(inside.held)
+    where = ("in copy_vma(), mm/vma.c:1803, touched by patch v2 2/7 (mm: copy_vma() to another mm)",
+             "locks held: mmap_lock of server: write, mmap_lock of consumer: write")
+    assert [stop["where"] for stop in made["stops"]] == [(), where, (), ()]
+    assert all(line in made["stops"][1]["text"] for line in where)
     assert "+ lock mmap_lock of server: write is held" in made["stops"][1]["text"]
 
 

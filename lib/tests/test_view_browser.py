@@ -15,6 +15,7 @@ import worlds
 from chromium import Figure
 from nbconvert import HTMLExporter
 
+from pvmlab import bench
 from pvmlab.diff import steps
 from pvmlab.draw import picture, ref
 from pvmlab.draw.belonging import parts
@@ -324,24 +325,9 @@ def test_a_step_takes_no_frame_of_the_screen_too_many(opened, name, record_prope
     """Not judged here: the machine may be busy. The number is what bench's row is made of."""
     made = SHOWN if name == "standard" else picture(steps(*worlds.large()))
     tab = opened(saved(made))
-    taken = [tab.evaluate(STEP) for _ in range(5)]
+    taken = [tab.evaluate(bench.STEP) for _ in range(5)]
     record_property(f"ms a step, {name}", statistics.median(taken))
     assert all(0 < each < 5000 for each in taken)
-
-
-#: Step back and forth once, all drawings made already: milliseconds of script and layout for one step.
-STEP = """() => {
-    const root = document.querySelector('.pvmlab-view'), keys = ['ArrowLeft', 'ArrowRight'];
-    root.querySelector('.pv-bar [aria-current]').focus();
-    const press = (key) => {
-        document.activeElement.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true }));
-        return root.getBoundingClientRect().height;
-    };
-    keys.forEach(press);
-    const start = performance.now();
-    keys.forEach(press);
-    return (performance.now() - start) / 2;
-}"""
 
 
 def test_a_page_of_nbconvert_steps(opened):

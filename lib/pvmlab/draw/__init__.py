@@ -17,7 +17,7 @@ from functools import cached_property
 
 from ..diff import Line, Steps, steps
 from ..errors import UsageError
-from ..model import Page, RmapWalk, Snapshot
+from ..model import Page, Place, RmapWalk, Snapshot
 from . import layout, svg, text
 from .counters import counters
 from .forest import forest
@@ -149,7 +149,8 @@ class Picture:
         labels = self.steps.labels()
         if old is None:
             return labels[step] if len(self) > 1 or self.steps.snapshots[0].label else "The memory of the processes"
-        return " → ".join(labels) if step - old > 1 else f"{labels[old]} → {labels[step]}"
+        between = labels[1:-1] if len(labels) <= 5 else (f"… {len(labels) - 2} steps …",)
+        return " → ".join((labels[0], *between, labels[-1])) if step - old > 1 else f"{labels[old]} → {labels[step]}"
 
     def _which(self, step: int | None, marks: bool) -> tuple[int | None, int]:
         """(step to compare with, step to show)."""
@@ -188,8 +189,16 @@ class Picture:
 
     def told(self, old: int | None, step: int) -> str:
         """text() of one stop."""
-        return text.text(self._sheet.panels, step, old, self.title(old, step), self._listed(old, step),
-                         self._unlisted(old, step))
+        title = "\n".join((self.title(old, step), *self.where(step)))
+        return text.text(self._sheet.panels, step, old, title, self._listed(old, step), self._unlisted(old, step))
+
+    def where(self, step: int) -> tuple[str, ...]:
+        """Of a step inside a call: function, source line and patch; and which locks were held."""
+        if self.steps is None:
+            return ()
+        snapshot = self.steps.snapshots[step]
+        held = (f"locks held: {', '.join(snapshot.held)}",) if snapshot.held else ()
+        return (*([_place(snapshot.place)] if snapshot.place else []), *held)
 
     @cached_property
     def frames(self) -> tuple[str, ...]:
@@ -204,3 +213,9 @@ class Picture:
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
         return {"text/html": self.html(), "image/svg+xml": self.svg(), "text/plain": self.text()}
+
+
+def _place(place: Place) -> str:
+    line = f", {place.file}:{place.line}" if place.file else ""
+    patch = f", touched by patch {place.patch} ({place.patch.subject})" if place.patch else ""
+    return f"in {place.function}(){line}{patch}"

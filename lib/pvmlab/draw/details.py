@@ -133,7 +133,8 @@ class Details:
         return f"{sum(entries)} present, {len(entries) - sum(entries)} not present (swapped out, …)"
 
     def _short(self, vma: Vma) -> Iterator[Detail]:
-        yield f"{vma.vm_start:#x}–{vma.vm_end:#x}", f"{vma.prot} {vma.pages} pages {vma.name or 'anonymous'}"
+        yield f"{vma.vm_start:#x}–{vma.vm_end:#x}", (f"{self._name('mm', vma.mm)}: {vma.prot} {vma.pages} pages, "
+                                                     f"{vma.name or 'anonymous'}")
 
     def _frame(self, page: Page | None) -> Iterator[Detail]:
         if page is None:

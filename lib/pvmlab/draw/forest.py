@@ -73,7 +73,8 @@ def _anon_vma_box(scene: Scene, life: Life) -> Box:
     rows += [_tree_row(scene, life, link) for link in links[:MOST_LINKS]]
     if len(links) > MOST_LINKS:
         more = Seen((f"… and {len(links) - MOST_LINKS} more VMAs",))
-        rows.append(Row(f"forest-{ref('anon_vma', life.key)}-more", "fold", tuple(av and more for av in life.seen)))
+        rows.append(Row(f"forest-{ref('anon_vma', life.key)}-more", "fold", tuple(av and more for av in life.seen),
+                        tuple(ref("vma", link.key[0]) for link in links[MOST_LINKS:])))
     return Box(f"forest-{ref('anon_vma', life.key)}", "anon_vma", tuple(rows), rank="forest-trees")
 
 

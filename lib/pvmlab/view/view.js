@@ -34,7 +34,8 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
   const facts = make("dl", { class: "pv-facts" });
   const live = make("p", { class: "pv-live", role: "status", "aria-live": "polite" });
   const text = make("pre", { tabindex: "0", "aria-label": "this step as text" });
-  const where = make("p", { class: "pv-where" });
+  const filmed = figure.stops.some((stop) => stop.where.length);
+  const where = make("p", { class: filmed ? "pv-where pv-film" : "pv-where" });
   const note = make("p", { class: "pv-note", role: "note", "aria-label": "presenter's note", hidden: "" });
   const back = button("◀", "the step before (left arrow)", () => go(at - 1));
   const on = button("▶", "the next step (right arrow)", () => go(at + 1));
@@ -127,14 +128,8 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
     const stop = figure.stops[at], n = stop.lines.length;
     const count = !figure.listed ? "" : n ? `: ${n} change${n === 1 ? "" : "s"}. ` : `: ${stop.nothing}`;
     live.textContent = `step ${at + 1} of ${figure.stops.length}, ${stop.label}${count}` +
-      stop.lines.slice(0, 2).map((line) => `${line.sign} ${line.text}`).join("; ") + inside(stop);
+      [...stop.lines.slice(0, 2).map((line) => `${line.sign} ${line.text}`), ...stop.where].join("; ");
     told(at);
-  }
-
-  /** Where in the kernel a step stands, and which locks are held there. */
-  function inside(stop) {
-    const held = stop.held.length ? `; locks held: ${stop.held.join(", ")}` : "";
-    return stop.place ? `; ${stop.place}${held}` : held;
   }
 
   /** Show the stop `at`. */
@@ -153,7 +148,7 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
     back.setAttribute("aria-disabled", at === 0);
     on.setAttribute("aria-disabled", at === figure.stops.length - 1);
     where.replaceChildren(make("strong", {}, many ? `${at + 1}/${figure.stops.length} ` : ""), stop.title,
-      make("span", { class: "pv-inside" }, inside(stop)));
+      ...stop.where.map((line) => make("span", { class: "pv-inside" }, line)));
     note.textContent = stop.note;
     text.textContent = stop.text;
     tell();
