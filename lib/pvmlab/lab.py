@@ -34,6 +34,9 @@ _TRIES, _A_LITTLE = 50, 2
 _LOOKS, _MANY_LOOKS, _BETWEEN, _OUTER = 3, 20, 50, 5
 #: The same for the guest's clock, which it chooses a second after its boot.
 _CLOCK_TRIES, _A_WHILE = 100, 50
+#: The rules of messages 16, 18 and 20, and UFFDIO_MOVE's, by the names that the kernel of v3 has for them.
+RULES = ("any", "single-chain", "foreign-root", "never-forked", "exclusive")
+_RULE = "/proc/sys/vm/process_vm_mmap_rule"
 
 
 class Lab:
@@ -274,6 +277,21 @@ class Lab:
         self.guest.write_file(f"{base}/pages_to_scan", str(pages_to_scan))
         self.guest.write_file(f"{base}/sleep_millisecs", str(sleep_ms))
         self.guest.write_file(f"{base}/run", "1" if run else "0")
+
+    def rule(self, name: str | None = None) -> str:
+        """Set the rule that says which mappings process_vm_mmap() takes; return the one in force.
+
+        name: one of RULES, or None to leave it as it is. Raises UsageError for
+        another name, and where the kernel has no rules (v2). A call that the
+        rule forbids gets EBUSY. Source: mm/process_vm_rule.c of series v3.
+        """
+        if name is not None and name not in RULES:
+            raise UsageError(f"rule({name!r})", "there is no such rule", f"the rules are {', '.join(RULES)}")
+        if self.config.kernel == "v2":
+            raise UsageError("rule()", "the kernel of v2 has no rules", 'use Lab(kernel="v3")')
+        if name is not None:
+            self.guest.write_file(_RULE, name)
+        return self.guest.read_file(_RULE).decode().strip()
 
     # --- the machine itself ---
 

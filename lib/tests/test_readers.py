@@ -221,7 +221,8 @@ MNEMONICS = dict(
     GROWSDOWN="gd", PFNMAP="pf", LOCKED="lo", IO="io", SEQ_READ="sr", RAND_READ="rr", DONTCOPY="dc", DONTEXPAND="de",
     LOCKONFAULT="lf", ACCOUNT="ac", NORESERVE="nr", HUGETLB="ht", SYNC="sf", WIPEONFORK="wf", DONTDUMP="dd",
     SOFTDIRTY="sd", MIXEDMAP="mm", HUGEPAGE="hg", NOHUGEPAGE="nh", MERGEABLE="mg", UFFD_MISSING="um", UFFD_WP="uw",
-    UFFD_MINOR="ui", SHADOW_STACK="ss", DROPPABLE="dp", SEALED="sl", PKEY_BIT0="", PKEY_BIT1="", PKEY_BIT2="", PKEY_BIT3="")
+    UFFD_MINOR="ui", SHADOW_STACK="ss", DROPPABLE="dp", FORKED="fk", SEALED="sl",
+    PKEY_BIT0="", PKEY_BIT1="", PKEY_BIT2="", PKEY_BIT3="")
 
 
 def test_every_flag_has_its_mnemonic():
