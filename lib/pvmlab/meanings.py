@@ -31,8 +31,8 @@ _PVMMAP_V2 = {
 }
 
 _PVMMAP_V3 = {
-    _e.EPERM: "the caller may not attach to that process with ptrace; or the destination is sealed, or lower than the "
-              "caller may map (vm.mmap_min_addr)",
+    _e.EPERM: "the caller may not attach to that process with ptrace; or the destination is sealed, or a source that is "
+              "to be moved; or the destination is lower than the caller may map (vm.mmap_min_addr)",
     _e.ESRCH: "there is no such process, or it has no memory (a zombie), or that is being taken from it",
     _e.EINTR: "a fatal signal came while the call waited for a lock",
     _e.ENOMEM: "a limit was met: RLIMIT_AS or RLIMIT_DATA, overcommit, the number of mappings; what was at dst_addr is "
@@ -41,10 +41,11 @@ _PVMMAP_V3 = {
     _e.EFAULT: "nothing is mapped at src_addr, or the range leaves the one mapping it begins in; or that mapping is not "
                "for others: hugetlb, a device or the kernel's own, memfd_secret, MADV_DONTFORK, MADV_WIPEONFORK, "
                "MAP_DROPPABLE",
-    _e.EBUSY: "the rule in force forbids it, or a pin: a page is not exclusive to the source, or somebody does I/O with it",
+    _e.EBUSY: "the rule in force (vm.process_vm_mmap_rule) forbids it; or a page that was to be moved is pinned",
     _e.EEXIST: "FIXED_NOREPLACE was asked for and something is mapped there",
     _e.EINVAL: "source and destination are one address space (a thread's and a vfork child's are the caller's own); or "
-               "the pid is a kernel thread's, the source has a protection key, or half of a hugetlb page is at dst_addr",
+               "the pid is a kernel thread's, the source has a protection key, or half of a hugetlb page is at dst_addr; "
+               "or what was to be moved is not private anonymous memory",
     _e.EOPNOTSUPP: "the source is registered with userfaultfd",
 }
 
