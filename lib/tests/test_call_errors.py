@@ -22,6 +22,7 @@ import pytest
 from pvmlab import calls, meanings
 from pvmlab.calls import PVMMAP_FIXED as FIXED
 from pvmlab.calls import PVMMAP_FIXED_NOREPLACE as NOREPLACE
+from pvmlab.calls import RLIMIT_AS, RLIMIT_DATA
 from pvmlab.errors import GuestError, errno_text
 from pvmlab.guest import expect
 
@@ -122,7 +123,6 @@ PAGE = 4096
 HUGE = 2 << 20
 #: arch/x86/include/asm/page_64_types.h, with four levels
 TASK_SIZE = (1 << 47) - PAGE
-
 PR_SET_DUMPABLE, PR_SET_MDWE = 4, 65
 MAP_DROPPABLE = 8
 ALL = calls.PROT_READ | calls.PROT_WRITE | calls.PROT_EXEC
