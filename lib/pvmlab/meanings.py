@@ -20,8 +20,8 @@ _TASK_SIZE = (1 << 47) - calls.PAGE_SIZE
 _PVMMAP_V2 = {
     _e.EPERM: "dst_addr is lower than the caller may map (vm.mmap_min_addr)",
     _e.ESRCH: "there is no such process, or it has no memory (a zombie)",
-    _e.ENOMEM: "a limit was met: RLIMIT_AS or RLIMIT_DATA, overcommit, the number of mappings; or an unmap (of a sealed "
-               "mapping, of half a hugetlb page) or a copy failed half way: v2 says ENOMEM for all of them",
+    _e.ENOMEM: "a limit was met: RLIMIT_AS or RLIMIT_DATA, overcommit, the number of mappings; or an unmap (of a "
+               "sealed mapping, of half a hugetlb page) or a copy failed half way: v2 says ENOMEM for all of them",
     _e.EACCES: "the caller may not attach to that process with ptrace (process_vm_readv() says EPERM for the same)",
     _e.EFAULT: "nothing is mapped at src_addr, or the range leaves the one mapping it begins in; or that mapping is "
                "hugetlb, may not be expanded, or maps a device (VM_HUGETLB, VM_DONTEXPAND, VM_PFNMAP, VM_IO)",
@@ -31,21 +31,21 @@ _PVMMAP_V2 = {
 }
 
 _PVMMAP_V3 = {
-    _e.EPERM: "the caller may not attach to that process with ptrace; or the destination is sealed, or a source that is "
-              "to be moved; or the destination is lower than the caller may map (vm.mmap_min_addr)",
+    _e.EPERM: "the caller may not attach to that process with ptrace; or the destination is sealed, or lower than the "
+              "caller may map (vm.mmap_min_addr); or a sealed mapping was to be moved",
     _e.ESRCH: "there is no such process, or it has no memory (a zombie), or that is being taken from it",
     _e.EINTR: "a fatal signal came while the call waited for a lock",
-    _e.ENOMEM: "a limit was met: RLIMIT_AS or RLIMIT_DATA, overcommit, the number of mappings; what was at dst_addr is "
-               "still there. Or there was no memory",
+    _e.ENOMEM: "a limit was met: RLIMIT_AS or RLIMIT_DATA, overcommit, the number of mappings; or there was no memory. "
+               "What was at dst_addr is still there",
     _e.EACCES: "the source is writable and executable, and the caller has forsworn that (PR_SET_MDWE)",
-    _e.EFAULT: "nothing is mapped at src_addr, or the range leaves the one mapping it begins in; or that mapping is not "
-               "for others: hugetlb, a device or the kernel's own, memfd_secret, MADV_DONTFORK, MADV_WIPEONFORK, "
+    _e.EFAULT: "nothing is mapped at src_addr, or the range leaves the one mapping it begins in; or that mapping is "
+               "not for others: hugetlb, a device or the kernel's own, memfd_secret, MADV_DONTFORK, MADV_WIPEONFORK, "
                "MAP_DROPPABLE",
     _e.EBUSY: "the rule in force (vm.process_vm_mmap_rule) forbids it; or a page that was to be moved is pinned",
     _e.EEXIST: "FIXED_NOREPLACE was asked for and something is mapped there",
     _e.EINVAL: "source and destination are one address space (a thread's and a vfork child's are the caller's own); or "
-               "the pid is a kernel thread's, the source has a protection key, or half of a hugetlb page is at dst_addr; "
-               "or what was to be moved is not private anonymous memory",
+               "the pid is a kernel thread's, the source has a protection key, half of a hugetlb page is at dst_addr, "
+               "or a file or shared memory was to be moved",
     _e.EOPNOTSUPP: "the source is registered with userfaultfd",
 }
 

@@ -163,7 +163,7 @@ def test_every_patch_decides_what_the_image_is(build):
     for series in ("v2", "v3"):
         paths = sorted((root() / "kernel-patches" / series).glob("*.patch"))
         assert [int(path.name[:4]) for path in paths] == list(range(len(paths)))
-        assert {f"kernel-patches/{series}/{path.name}" for path in paths[1:]} <= build.inputs().keys()
+        assert {f"kernel-patches/{series}/{path.name}" for path in paths[1:]} <= build.inputs(build.bundle_inputs()).keys()
 
 
 # --- the kernel after every patch -------------------------------------------------------------------------------------

@@ -451,7 +451,8 @@ def too_many(world, room=-1):
 
 @pytest.mark.parametrize("arrange", [functools.partial(rlimit, resource=RLIMIT_AS, counter="total_vm", room=4),
                                      functools.partial(rlimit, resource=RLIMIT_DATA, counter="data_vm", room=4),
-                                     functools.partial(too_many, room=0)], ids=["RLIMIT_AS", "RLIMIT_DATA", "max_map_count"])
+                                     functools.partial(too_many, room=0)],
+                         ids=["RLIMIT_AS", "RLIMIT_DATA", "max_map_count"])
 def test_the_last_that_fits(world, arrange):
     world.consumer.process_vm_mmap(**arrange(world))
     with expect(ENOMEM):

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from test_call_errors import ANSWERS
 
+from pvmlab.defects import DEFECTS
+
 TESTS = Path(__file__).parent
 
 
@@ -31,10 +33,12 @@ def test_every_experiment_has_its_row():
 def test_what_a_row_names_is_there(number, tests):
     named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", tests)
     cases = re.findall(r'case "([^"]+)"', tests)
-    assert named or cases or tests == "not yet"
+    defects = re.findall(r'defect "([^"]+)"', tests)
+    assert named or cases or defects or tests == "not yet"
+    assert set(defects) <= DEFECTS.keys()
     assert [name for file, name in named if name not in functions(TESTS / file)] == []
     assert [case for case in cases if case not in ANSWERS] == []
-    rest = re.sub(r'`test_\w+\.py::test_\w+`|case "[^"]+"|not yet|[ ,;]', "", tests)
+    rest = re.sub(r'`test_\w+\.py::test_\w+`|(case|defect) "[^"]+"|not yet|[ ,;]', "", tests)
     assert re.fullmatch(r"([a-z]+:)*", rest), rest
 
 
