@@ -144,7 +144,8 @@ def middling(lab, server):
 @pytest.mark.parametrize("before", [0, 1, 8, 15, 16])
 def test_a_folio_over_the_end_of_a_page_table(lab, proc, server, consumer, middling, before):
     """So many of its pages lie in one table of the destination, and the others in the next."""
-    dst = consumer.process_vm_mmap(server, middling, pages=FOLIO, dst_addr=PLACE + 5 * HUGE - before * PAGE, flags=FIXED)
+    place = PLACE + 5 * HUGE - before * PAGE
+    dst = consumer.process_vm_mmap(server, middling, pages=FOLIO, dst_addr=place, flags=FIXED)
     after = lab.look()
     ours = frames(after, "consumer", dst, FOLIO * PAGE)
     assert ours == frames(after, "server", middling, FOLIO * PAGE)
@@ -159,7 +160,8 @@ def test_a_folio_over_the_end_of_a_page_table(lab, proc, server, consumer, middl
 
 @pytest.mark.parametrize("first, pages", [(0, 5), (3, 9), (15, 1)])
 def test_a_part_of_a_folio(lab, server, consumer, middling, first, pages):
-    dst = consumer.process_vm_mmap(server, middling + first * PAGE, pages=pages, dst_addr=PLACE + 5 * HUGE - PAGE, flags=FIXED)
+    place = PLACE + 5 * HUGE - PAGE
+    dst = consumer.process_vm_mmap(server, middling + first * PAGE, pages=pages, dst_addr=place, flags=FIXED)
     after = lab.look()
     mapcounts = [after.page(pfn).mapcount for pfn in frames(after, "server", middling, FOLIO * PAGE)]
     assert mapcounts == [2 if first <= i < first + pages else 1 for i in range(FOLIO)]
