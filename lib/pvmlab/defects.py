@@ -64,6 +64,8 @@ class Evidence:
         rows = [f"  {'yes' if seen else 'no ':3}  {what}" for what, seen in self.found.items()]
         return "\n".join([f"{self.defect}: {self.words}", *rows])
 
+    __repr__ = __str__
+
 
 def _evidence(lab: Lab, defect: str, found: dict[str, bool], words: str, *snapshots: Snapshot,
               hang: Hang | None = None) -> Evidence:
@@ -92,13 +94,13 @@ def _need_cpus(lab: Lab, name: str) -> None:
                          'Lab(kernel="v2", cpus=3)')
 
 
-# --- D1: the source's TLB is not flushed --------------------------------------------------------------------------------
+# --- D1: the source's TLB is not flushed ------------------------------------------------------------------------------
 
 def d1(lab: Lab) -> Evidence:
     """A thread of the source goes on writing into the page the caller believes is its own copy.
 
-    The thread stores on CPU 2 without a pause, and nothing else runs there: CPU 2 has a writable translation, which only
-    a flush takes away. The call is held on CPU 1 before it copies, until the thread has stored there.
+    The thread stores on CPU 2 without a pause, and nothing else runs there: CPU 2 has a writable translation, which
+    only a flush takes away. The call is held on CPU 1 before it copies, until the thread has stored there.
     """
     _need_cpus(lab, "d1")
     server, consumer = lab.tasks("server", "consumer")
@@ -106,6 +108,7 @@ def d1(lab: Lab) -> Evidence:
     writer = server.thread("writer")
     writer.pin(2)
     consumer.pin(1)
+    before = lab.look("before")
     writer.start("write_loop", buf)
     with lab.stop_at("copy_page_range", task=consumer) as stop:
         call = consumer.start("process_vm_mmap", server, buf, pages=1)
@@ -119,7 +122,8 @@ def d1(lab: Lab) -> Evidence:
     read_only = not any(mm.entries.at(addr).writable for seen in (first, second) for mm, addr in seen.mapped(frame))
     words = (f"the frame that the caller's clone maps held {one} when the call was over, and {two} a little later; "
              f"{'no' if read_only else 'an'} entry that maps it allows a write")
-    return _evidence(lab, "D1", {"a late write appears in the copy": read_only and one != two}, words, first, second)
+    found = {"a late write appears in the copy": read_only and one != two}
+    return _evidence(lab, "D1", found, words, before, first, second)
 
 
 def _next_number(lab: Lab, pfn: int) -> tuple[int, int]:
@@ -139,10 +143,10 @@ def _run_until(lab: Lab, come: Callable[[], bool]) -> None:
             return
 
 
-# --- D2: the same lock twice --------------------------------------------------------------------------------------------
+# --- D2: the same lock twice ------------------------------------------------------------------------------------------
 
 def d2(lab: Lab, who: str = "self") -> Evidence:
-    """The caller names itself ("self"), its own "thread", or a "vfork child": one mm, one page-table lock, taken twice."""
+    """The caller is the source's own: "self", a "thread" or a "vfork child". One page-table lock is taken twice."""
     (task,) = lab.tasks("task")
     buf = _stamped(task, 4)
     caller = {"self": lambda: task, "thread": lambda: task.thread("thread"),
@@ -163,7 +167,7 @@ def _end(call: Call) -> str:
         return e.name
 
 
-# --- D3: the source is freed, then used ---------------------------------------------------------------------------------
+# --- D3: the source is freed, then used -------------------------------------------------------------------------------
 
 def d3(lab: Lab) -> Evidence:
     """The caller maps its own memory over itself (FIXED): the source is unmapped, then copied.
@@ -181,11 +185,11 @@ def d3(lab: Lab) -> Evidence:
     touch = task.start("touch", buf)
     hang = lab.hang(touch)
     words = f"the call says {result}; {len(lost)} of 4 pages are gone" + (f"; then {hang}" if hang else "")
-    return _evidence(lab, "D3", {"the source's data is lost": bool(lost), "the first touch of it never ends": bool(hang)},
-                     words, before, after, hang=hang)
+    found = {"the source's data is lost": bool(lost), "the first touch of it never ends": hang is not None}
+    return _evidence(lab, "D3", found, words, before, after, hang=hang)
 
 
-# --- D4 and D5: what is taken back was never given ----------------------------------------------------------------------
+# --- D4 and D5: what is taken back was never given --------------------------------------------------------------------
 
 def d4(lab: Lab) -> Evidence:
     """A copy that fails unmaps pages that total_vm does not count yet."""
@@ -194,7 +198,8 @@ def d4(lab: Lab) -> Evidence:
         was, now = (seen.task("consumer").mm.counters["total_vm"] for seen in (before, after))
         if was != now:
             break
-    words = f"the call failed, and total_vm of {was} pages is {now}" + (f", that is {now - (1 << 64)}" if now >> 63 else "")
+    minus = f", that is {now - (1 << 64)}" if now >> 63 else ""
+    words = f"the call failed, and total_vm of {was} pages is {now}{minus}"
     return _evidence(lab, "D4", {"total_vm underflows": now >> 63 == 1}, words, before, after)
 
 
@@ -237,7 +242,7 @@ def _refused_by_nth(lab: Lab, caller: Task, source: Task, buf: int, pages: int) 
     raise ExpectationFailed("fail-nth", "the call needed 40 allocations and more", "clone less")
 
 
-# --- D6: a page that the reverse map cannot find ------------------------------------------------------------------------
+# --- D6: a page that the reverse map cannot find ----------------------------------------------------------------------
 
 def d6(lab: Lab) -> Evidence:
     """A clone of a KSM page at another address: rmap_walk_ksm() looks at the first address only.
@@ -257,7 +262,8 @@ def d6(lab: Lab) -> Evidence:
     refused = _refusal(lambda: consumer.madvise(dst, MADV_SOFT_OFFLINE, pages=1))
     found = {"the walk misses an entry that maps the page": ("consumer", dst) in missed,
              "the kernel cannot migrate the page": errno_name(refused) == "EBUSY"}
-    words = f"the walk misses {len(missed)} entries; MADV_SOFT_OFFLINE says {errno_name(refused) if refused else 'it is done'}"
+    says = errno_name(refused) if refused else "it is done"
+    words = f"the walk misses {len(missed)} entries; MADV_SOFT_OFFLINE says {says}"
     return _evidence(lab, "D6", found, words, before, after, lab.look("after the try to migrate"))
 
 
@@ -272,7 +278,7 @@ def _merge(lab: Lab, task: Task, addr: int, pages: int) -> None:
     lab.ksm(False)
 
 
-# --- D7: an rmap walk passes by too early -------------------------------------------------------------------------------
+# --- D7: an rmap walk passes by too early -----------------------------------------------------------------------------
 
 def d7(lab: Lab) -> Evidence:
     """The clone merges into an older VMA, which the reverse map visits before the source: entries come too late for it.
@@ -311,11 +317,12 @@ def d7(lab: Lab) -> Evidence:
     after = lab.look("both calls are over")
     left = after.task("consumer").pte(dst + PAGE)
     stays = left is not None and left.swap is not None and left.swap.kind.startswith("migration")
-    words = f"both calls are over, and the clone's entry is {left.swap.kind if left and left.swap else 'an ordinary one'}"
+    kind = left.swap.kind if left and left.swap else "an ordinary one"
+    words = f"both calls are over, and the clone's entry is {kind}"
     return _evidence(lab, "D7", {"a migration entry is left behind": stays}, words, before, merged, between, after)
 
 
-# --- D8: the destination is destroyed first -----------------------------------------------------------------------------
+# --- D8: the destination is destroyed first ---------------------------------------------------------------------------
 
 def d8(lab: Lab) -> Evidence:
     """A call that fails at a limit has unmapped what was at its destination (FIXED)."""
@@ -330,14 +337,14 @@ def d8(lab: Lab) -> Evidence:
     refused = _refusal(lambda: consumer.process_vm_mmap(server, buf, pages=8, dst_addr=old, flags=calls.PVMMAP_FIXED))
     after = lab.look("refused")
     lost = not any(after.task("consumer").pte(old + i * PAGE) for i in range(4))
-    words = f"the call says {errno_name(refused)}; of the 4 pages that were at its destination, {0 if lost else 4} are there"
+    words = f"the call says {errno_name(refused)}; of 4 pages at its destination, {0 if lost else 4} are left"
     return _evidence(lab, "D8", {"what was at the destination is gone": lost and refused != 0}, words, before, after)
 
 
-# --- D9: what should not be cloned --------------------------------------------------------------------------------------
+# --- D9: what should not be cloned ------------------------------------------------------------------------------------
 
 def d9(lab: Lab) -> Evidence:
-    """Memory whose owner said that nobody else shall have it, or that works in one process only, is cloned all the same."""
+    """Memory that its owner keeps from others, or that works in one process only, is cloned all the same."""
     server, consumer = lab.tasks("server", "consumer")
     found, words = {}, []
     for kind, make in _PRIVATE.items():
@@ -383,7 +390,7 @@ _PRIVATE: Mapping[str, Callable[[Task], int]] = MappingProxyType({
     "memory with a protection key": _keyed})
 
 
-# --- D10: how it says no, and how it waits ------------------------------------------------------------------------------
+# --- D10: how it says no, and how it waits ----------------------------------------------------------------------------
 
 def d10(lab: Lab) -> Evidence:
     """Error numbers that say little or nothing, and a wait that even SIGKILL does not end."""
@@ -436,7 +443,7 @@ _ROUNDS = 200
 
 
 def _dead_after(lab: Lab, server: Task, waiter: Task) -> int | None:
-    """Kill a task that waits in the call for the source's mmap_lock; return after how many answers it was dead, or None.
+    """Kill a task that waits for the source's mmap_lock; return after how many answers it was dead, or None.
 
     Counted in what the guest does: time says nothing in an emulated machine.
     """

@@ -14,13 +14,15 @@ from .errors import GuestError
 from .model import Place, Snapshot
 
 #: Where process_vm_mmap() is worth a look; a kernel that lacks one of them is filmed at the others.
-MAIN_STEPS = ("mmap_process_vm", "copy_vma", "anon_vma_clone", "copy_page_range", "copy_pte_range", "copy_present_ptes",
-              "copy_huge_pmd", "vma_merge_new_range", "flush_tlb_mm_range")
+MAIN_STEPS = ("mmap_process_vm", "copy_vma", "anon_vma_clone", "clone_region", "move_region", "copy_page_range",
+              "copy_pte_range", "copy_present_ptes", "copy_huge_pmd", "flush_tlb_mm_range", "merge_process_vm",
+              "vma_merge_new_range")
 
 
 class Film(list[Snapshot]):
-    """The snapshots of one call, oldest first; `label`, `place` and `held` of each say where it was and what was locked.
+    """The snapshots of one call, oldest first.
 
+    `label`, `place` and `held` of each say where it was and what was locked.
     result: what the call gave; error: the GuestError it gave instead, or None;
     missed: how many places were come to when there was no room for a frame any more.
     """

@@ -137,6 +137,8 @@ class Lab:
 
         place: a function's name, "function:line" or "function: text" (places.py);
         task: count only when this process or thread comes. Raises UsageError for a place that is not there.
+        Begin the call with start(): it then runs on another CPU than the agent, which has to stay free to pass on
+        what the other tasks are told.
 
             with lab.stop_at("copy_page_range") as stop:
                 call = consumer.start("process_vm_mmap", server, buf, pages=4)
@@ -220,7 +222,7 @@ class Lab:
                 self.guest.stuck = call.text
                 return found
             if time.monotonic() > end:
-                raise MachineTimeout(f"{call.text} neither ended nor hangs", "it was not seen in the same place all the time",
+                raise MachineTimeout(f"{call.text} neither ended nor hangs", "it is not in one place all the time",
                                      "call.wait() with a longer bound", console=self.console())
         return None
 
@@ -322,9 +324,9 @@ class Lab:
 
 
 def _rest(guest: Guest) -> None:
-    """Let the guest run until it has taken its last clock: that stops every CPU (stop_machine(), kernel/time/timekeeping.c).
+    """Let the guest run until it has taken its last clock, about a second after its boot.
 
-    It does so about a second after its boot, and waits for a CPU that is held by us.
+    For that it stops every CPU (stop_machine(), kernel/time/timekeeping.c), and would wait for one that is held by us.
     """
     for _ in range(_CLOCK_TRIES):
         if guest.read_file("/sys/devices/system/clocksource/clocksource0/current_clocksource") == b"tsc\n":

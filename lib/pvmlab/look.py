@@ -34,10 +34,10 @@ def look(kernel: Kernel, names: Mapping[int, str], label: str = "", place: Place
     tasks = sorted((_task(kernel, t, names, mms, anon_vmas) for t in kernel.tasks()), key=lambda t: t.id[::-1])
     named = tuple(t for t in tasks if t.pid in names)
     pages = _pages(kernel, mms.values())
+    held = (*_held(named, mms, anon_vmas), *(_held_tables(kernel, named, mms) if inside else ()))
     return Snapshot(named, tuple(t for t in tasks if t.pid not in names), _fixed(pages), _fixed(anon_vmas),
                     _fixed(_files(kernel, mms.values())), _fixed(_ksm(kernel, pages)), _fixed(_counters(kernel)),
-                    kernel.release, tuple(_held(named, mms, anon_vmas)) + (tuple(_held_tables(kernel, named, mms)) if inside else ()),
-                    label, place)
+                    kernel.release, held, label, place)
 
 
 def _fixed(found: dict) -> Mapping:

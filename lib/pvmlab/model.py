@@ -442,9 +442,12 @@ class Cpu:
         return any("spin_lock" in place.function for place in self.stack[:3])
 
     def __str__(self) -> str:
-        state = f"held at {self.held}" if self.held else {"kernel": "in the kernel", "user": "in user mode"}.get(self.mode, "idle")
+        modes = {"kernel": "in the kernel", "user": "in user mode", "idle": "idle"}
+        state = f"held at {self.held}" if self.held else modes[self.mode]
         task = f"{self.task}, " if self.mode != "idle" else ""
         return _stack_text(f"CPU {self.number}: {task}{state}", self.waits, self.stack)
+
+    __repr__ = __str__
 
 
 @dataclass(frozen=True)
@@ -458,6 +461,8 @@ class Sleeper:
 
     def __str__(self) -> str:
         return _stack_text(f"{self.task}: asleep in the kernel", self.waits, self.stack)
+
+    __repr__ = __str__
 
 
 def _stack_text(head: str, waits: str, stack: tuple[Place, ...]) -> str:
@@ -480,6 +485,8 @@ class Hang:
 
     def __str__(self) -> str:
         return f"{self.call} does not end\n{self.stuck}"
+
+    __repr__ = __str__
 
 
 def _frozen(mapping: Mapping | None = None) -> Mapping:

@@ -34,6 +34,7 @@ from .model import Place
 from .patches import Touched, touched
 
 _PLACE = re.compile(r"^\s*(\w+)\s*(?::\s*(.*\S)\s*)?$")
+_STT_FUNC = 2       # elf.h: a symbol's type, the low half of st_info
 #: What the compiler adds to the name of a function that it changed; code it put apart (.cold) is no beginning.
 _RENAMED = re.compile(r"(\.(isra|constprop|part)\.\d+)+$")
 
@@ -67,18 +68,19 @@ def find(image: Image, *texts: str, lacking: bool = False) -> list[Place]:
     Raises UsageError for an unknown function, naming near ones, and for a line
     that the compiler made nothing of.
     """
-    asked = [_parsed(text) for text in texts]
+    asked = [":".join(_parsed(text)) for text in texts]
     memory = cache() / f"places-{image.digest[:16]}.json"
     kept = json.loads(memory.read_text()) if memory.exists() else {}
-    if new := {f"{name}:{where}": (name, where) for name, where in asked if not (lacking and f"{name}:{where}" in kept or kept.get(f"{name}:{where}"))}:
+    new = [key for key in asked if not (kept.get(key) or lacking and key in kept)]
+    if new:
         with open(image.debug, "rb") as f:
             debug = Debug(f)
-            for key, one in new.items():
+            for key in new:
+                kept[key] = None            # it is not there, unless it is found
                 with contextlib.suppress(*[UsageError] if lacking else []):
-                    kept[key] = _find(image.name, debug, *one)
-        write_whole(memory, json.dumps(kept | dict.fromkeys(new.keys() - kept.keys())).encode())
-    found = (kept.get(f"{name}:{where}") for name, where in asked)
-    return [_place(image.name, *one) for one in found if one]
+                    kept[key] = _find(image.name, debug, *key.split(":", 1))
+        write_whole(memory, json.dumps(kept).encode())
+    return [_place(image.name, *kept[key]) for key in asked if kept[key]]
 
 
 
@@ -107,8 +109,9 @@ def _find(kernel: str, debug: Debug, name: str, where: str) -> tuple[str, str, i
     line = int(where) if where.isdigit() else _line_with(where, function, touched(kernel).get(function.file))
     addresses = sorted({a for f in functions for a in debug.addresses(f, line)})
     if not addresses:
-        raise UsageError(f"{function.file}:{line} is no place in {name}()", "the compiler made no instruction of its own "
-                         f"of that line; {name}() is in lines {function.line} to {function.last}", "name a line near it")
+        raise UsageError(f"{function.file}:{line} is no place in {name}()",
+                         f"the compiler made no instruction of its own of that line; {name}() is in lines "
+                         f"{function.line} to {function.last}", "name a line near it")
     return name, function.file, line, line, addresses
 
 
@@ -124,8 +127,8 @@ def _line_with(text: str, function: Function, shown: Touched | None) -> int:
 def _unknown(name: str, debug: Debug) -> UsageError:
     known = debug.symbols
     if name in known:
-        return UsageError(f"{name}() has no debug information", f"it is at {known[name][0]:#x}, and of it no line is known",
-                          "name a function of mm/, or one that calls it")
+        return UsageError(f"{name}() has no debug information", f"it is at {known[name][0]:#x}, and none of its lines "
+                          "is known", "name a function of mm/, or one that calls it")
     near = difflib.get_close_matches(name, known, n=4, cutoff=0.7)
     why = "it may be a macro, or from a header and inlined everywhere"
     return UsageError(f"this kernel has no function {name}()", why,
@@ -144,19 +147,31 @@ class Debug:
     @cached_property
     def symbols(self) -> dict[str, list[int]]:
         """{name: addresses} of all functions, the compiler's additions to their names taken off."""
-        found: dict[str, list[int]] = {}
-        for symbol in self.elf.get_section_by_name(".symtab").iter_symbols():
-            if symbol["st_info"]["type"] == "STT_FUNC":
-                found.setdefault(_RENAMED.sub("", symbol.name), []).append(symbol["st_value"])
+        names, found = self._section(".strtab"), {}
+        for name, info, _, _, address, _ in struct.iter_unpack("<IBBHQQ", self._section(".symtab")):
+            if info & 15 == _STT_FUNC:
+                text = names[name:names.index(b"\0", name)].decode()
+                found.setdefault(_RENAMED.sub("", text), []).append(address)
         return found
+
+    def _section(self, name: str) -> bytes:
+        return self.elf.get_section_by_name(name).data()
 
     def functions(self, name: str) -> list[Function]:
         """Return a function as each source file has it that makes code of it; a system call by its plain name too."""
         for known in (name, f"__x64_sys_{name}"):
-            found = [f for unit in self._units_naming(known) if (f := self._table(unit).get(known)) and f.instances]
+            found = [f for unit in self._units_making(known) if (f := self._table(unit).get(known)) and f.instances]
             if found:
                 return found
         return []
+
+    def _units_making(self, name: str) -> list:
+        """Return the units that may hold a function: of one with a symbol, those its code belongs to."""
+        units, addresses = self._units_naming(name), self.symbols.get(name, [])
+        return [unit for unit in units if not addresses or any(a in self._code(unit) for a in addresses)]
+
+    def _code(self, unit) -> Instance:
+        return Instance(None, list(self._ranges(unit.get_top_DIE(), unit)))
 
     def entries(self, function: Function) -> Iterator[int]:
         """Yield where each copy begins: an inlined one with what was made of the first of its lines.
@@ -188,7 +203,8 @@ class Debug:
     def _own_file(self, unit) -> set[int]:
         """Return the numbers under which a unit's line table has the source file itself: entry 0, and its doubles."""
         files = self.dwarf.line_program_for_CU(unit)["file_entry"]
-        return {i for i, entry in enumerate(files) if (entry.name, entry.dir_index) == (files[0].name, files[0].dir_index)}
+        first = (files[0].name, files[0].dir_index)
+        return {i for i, entry in enumerate(files) if (entry.name, entry.dir_index) == first}
 
     def _units_naming(self, name: str) -> list:
         """Return the units in which something may have this name: its offset in .debug_str stands there somewhere.
@@ -240,7 +256,8 @@ class Debug:
             yield low.value, high.value + (0 if high.form == "DW_FORM_addr" else low.value)
         elif ranges := die.attributes.get("DW_AT_ranges"):
             base = unit.get_top_DIE().attributes.get("DW_AT_low_pc")
-            yield from _listed(self.dwarf.range_lists().get_range_list_at_offset(ranges.value, unit), base.value if base else 0)
+            entries = self.dwarf.range_lists().get_range_list_at_offset(ranges.value, unit)
+            yield from _listed(entries, base.value if base else 0)
 
 
 def _head(die, unit, file: str, numbers: set[int]) -> Function | None:

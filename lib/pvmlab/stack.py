@@ -40,7 +40,8 @@ def cpu(kernel: Kernel, seen: Snapshot, series: str, number: int, registers: Map
     stack = () if registers["cs"] & 3 else tuple(_places(kernel, _pt_regs(kernel, registers), series))
     pid = task.pid.value_()
     mode = "idle" if pid == 0 else "kernel" if stack else "user"
-    found = Cpu(number, _name(seen, task), task.tgid.value_(), pid, mode, MappingProxyType(dict(registers)), stack, held)
+    frozen = MappingProxyType(dict(registers))
+    found = Cpu(number, _name(seen, task), task.tgid.value_(), pid, mode, frozen, stack, held)
     return replace(found, waits=_spinlock(kernel, seen, registers)) if found.spins else found
 
 
@@ -89,7 +90,7 @@ def _place(frame, series: str) -> Place:
     return Place(frame.name, file, line, shown.patch(line, line) if shown else None, (frame.pc,))
 
 
-# --- which lock -----------------------------------------------------------------------------------------------------------
+# --- which lock -------------------------------------------------------------------------------------------------------
 
 def _spinlock(kernel: Kernel, seen: Snapshot, registers: Mapping[str, int]) -> str:
     """Name the held page-table lock whose address a register of a spinning CPU has."""

@@ -98,7 +98,7 @@ class Stops:
             self.gdb.go(free)
 
     def _pass(self, cpu: int) -> None:
-        """Bring a CPU over the breakpoint it stands at, if it does. Now and then QEMU takes a step without making one."""
+        """Bring a CPU over the breakpoint it stands at, if it does. Now and then QEMU says it stepped, and did not."""
         address = self.gdb.registers(cpu)["rip"]
         if address not in _addresses(self._points):
             return

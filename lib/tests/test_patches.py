@@ -41,6 +41,7 @@ def test_our_own_patches_are_understood(kernel):
     files = touched(kernel)
     whole = files["mm/memory.c"].patch(1, 10**6)
     assert (whole.series, whole.number <= whole.count) == (kernel if kernel == "v2" else whole.series, True)
-    head = next(n for n, text, _ in files["mm/mmap.c"].between(1, 10**6) if text.startswith("unsigned long mmap_process_vm("))
+    head = next(n for n, text, _ in files["mm/mmap.c"].between(1, 10**6)
+                if text.startswith("unsigned long mmap_process_vm("))
     assert files["mm/mmap.c"].patch(head, head).series in SERIES[kernel]
     assert files["mm/memory.c"].patch(1, 5) is None

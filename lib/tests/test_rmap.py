@@ -258,7 +258,7 @@ def test_migration_moves_all_that_the_walk_found(machine_lab):
     assert_complete(after)
 
 
-# --- the kernel's walk, visit by visit ------------------------------------------------------------------------------------
+# --- the kernel's walk, visit by visit --------------------------------------------------------------------------------
 
 def kernel_walk(lab, task, addr):
     """Have one page migrated; return (errno or 0, [(vma, address)] as try_to_migrate_one() was called for them)."""
@@ -296,8 +296,9 @@ def test_the_kernel_visits_what_the_walk_does_in_its_order(machine_lab):
     b.touch(buf + 2 * PAGE, write=True)                     # a miss: another frame is there
     c.munmap(first, pages=1)
     a.madvise(buf + 5 * PAGE, calls.MADV_DONTNEED, pages=1)     # a miss where the others keep it
-    for page, task, addr in ((1, a, buf + PAGE), (2, a, buf + 2 * PAGE), (2, b, buf + 2 * PAGE), (3, c, first + 3 * PAGE),
-                             (4, a, back + 3 * PAGE), (5, b, buf + 5 * PAGE), (7, a, buf + 7 * PAGE)):
+    for page, task, addr in ((1, a, buf + PAGE), (2, a, buf + 2 * PAGE), (2, b, buf + 2 * PAGE),
+                             (3, c, first + 3 * PAGE), (4, a, back + 3 * PAGE), (5, b, buf + 5 * PAGE),
+                             (7, a, buf + 7 * PAGE)):
         before = machine_lab.look()
         walk = before.rmap(pfn_at(before, task.name, addr))
         errno, visits = kernel_walk(machine_lab, task, addr)

@@ -36,10 +36,15 @@ def test_the_stack_of_a_held_cpu(lab, server, consumer, buf):
 
 
 def test_what_idle_and_busy_cpus_are_at(lab, server, consumer):
+    """Nearly always: now and then the agent looks around on CPU 0, and ticks come on both."""
     spin = consumer.start("spin")
-    idle, busy = lab.cpus()
-    assert idle.mode == "idle" and "default_idle" in functions(idle.stack)
-    assert (busy.mode, busy.task, busy.tid, busy.stack) == ("user", "consumer", consumer.tid, ())
+    seen = []
+    for _ in range(20):
+        lab.run_for(3)
+        seen.append(lab.cpus())
+    idle, busy = zip(*seen)
+    assert any("default_idle" in functions(cpu.stack) for cpu in idle if cpu.mode == "idle")
+    assert any((cpu.task, cpu.tid, cpu.stack) == ("consumer", consumer.tid, ()) for cpu in busy if cpu.mode == "user")
     spin.stop()
 
 
