@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The referee: random operations in the guest, held against a model, for as long as there is time.
+"""The referee: races, and random operations held against a model, in the guest.
 
 Adds: building the guest's programs (vm-image/stress), running them in pristine
 machines on a kernel that checks itself, reading the console, looking at samples
 from outside, and making a failing sequence as short as it gets.
-Leaves out: what the operations are and what they have to mean (mix.c).
+Leaves out: what the operations are and what they have to mean (mix.c, race.c).
 """
 
 from __future__ import annotations
@@ -117,6 +117,36 @@ def machine(kernel: str) -> Iterator[Lab]:
         lab.ksm(True, pages_to_scan=100, sleep_ms=20)
         lab.guest.write_file("/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs", "50")
         yield lab
+
+
+@dataclass(frozen=True)
+class Race:
+    """How one race of vm-image/stress/race.c ended. clones, refused: how many; failure: in words, or ""."""
+
+    name: str
+    clones: int
+    refused: int
+    failure: str
+
+
+#: The races of race.c, in its order.
+RACES = ("writer", "kill", "exec", "ring", "swapoff", "collapse", "compaction", "sweep")
+
+
+def race(kernel: str, name: str, seconds: float = 2.0, seed: int = 1) -> Race:
+    """Run one race in a pristine machine for so long; a failure is in what comes back, not raised."""
+    with machine(kernel) as lab:
+        lab.guest.write_file("/tmp/race", program("race"), 0o755)
+        lab.guest.write_file(_PLAN, f"race {RACES.index(name)}\nms {int(seconds * 1000)}\nseed {seed}\n")
+        try:
+            told, ended = lab.guest.run("/tmp/race", output=_OUTPUT, timeout=seconds + ROUND_LIMIT).output.decode(), ""
+        except (MachineDied, MachineTimeout) as e:
+            told, ended = _what_was_told(lab), f"{e.what}: {e.why}"
+        bad = complaints(lab.machine.console_text())
+    counts = re.search(rf"^{name}: (\d+) clones, (\d+) refused, status 0x0$", told, re.M)
+    said = re.search(r"^FAIL (.*)$", told, re.M)
+    failure = bad[0] if bad else said[1] if said else ended if ended else "" if counts else told.strip()[-200:]
+    return Race(name, *(map(int, counts.groups()) if counts else (0, 0)), failure)
 
 
 def run(lab: Lab, plan: Plan, limit: float = ROUND_LIMIT) -> Outcome:
@@ -268,6 +298,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ops", type=int, default=2000, help="operations of a round (default: 2000)")
     parser.add_argument("--rounds", type=int, default=None, help="so many rounds, however long they take")
     parser.add_argument("--keep", default="", metavar="1-4,9", help="replay: these operations of the one round only")
+    parser.add_argument("--race-seconds", type=float, default=2.0, help="for each race; 0: none (default: 2)")
     parser.add_argument("--samples", type=int, default=2, help="worlds to look at from outside (default: 2)")
 
 
@@ -280,10 +311,20 @@ def main(args: argparse.Namespace) -> int:
     if args.keep:
         return _replay(args)
     seed = int(time.time()) if args.seed is None else args.seed
+    if not all([_raced(args.kernel, name, args.race_seconds, seed) for name in RACES if args.race_seconds]):
+        return 1
     for n in range(args.samples):
         if not _sampled(args.kernel, seed + n):
             return 1
     return _rounds(args, seed)
+
+
+def _raced(kernel: str, name: str, seconds: float, seed: int) -> bool:
+    """All races are run, whatever the first says."""
+    found = race(kernel, name, seconds, seed)
+    say(f"race {name}: {found.clones} clones, {found.refused} refused" if not found.failure else
+        f"race {name} FAILED: {found.failure}")
+    return not found.failure
 
 
 def _sampled(kernel: str, seed: int) -> bool:

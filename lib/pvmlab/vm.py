@@ -505,7 +505,9 @@ def booted(config: Config, accel: str, img: _image.Image, greet) -> Machine:
     """Boot a machine and wait for its agent."""
     fresh = Machine.boot(config, accel, img)
     try:
+        fresh.timeout = BOOT_LIMIT
         greet(fresh)
+        fresh.timeout = Machine.timeout
     except BaseException:
         fresh.close()
         raise

@@ -56,6 +56,17 @@ def test_a_model_that_is_wrong_is_caught_and_told_in_three_operations():
     assert len(found.keep) == 3 and "mmap(" in told and "advice 10)" in told
 
 
+@pytest.mark.parametrize("name", stress.RACES)
+def test_a_race_ends_well_on_v3(name):
+    found = stress.race("v3", name, seconds=1)
+    assert found.failure == "" and found.clones > 0
+
+
+def test_the_missing_flush_of_v2_is_seen():
+    """D1: a writer on the other CPU changes what was cloned."""
+    assert "changes from" in stress.race("v2", "writer", seconds=5).failure
+
+
 def test_v2_is_caught_too():
     """A clone of MADV_DONTFORK memory, an error of another number, a self-call: the model is one of v3."""
     with stress.machine("v2") as lab:

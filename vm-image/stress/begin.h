@@ -180,10 +180,12 @@ static void on_signal(int signal, void (*handler)(int, siginfo_t *, void *))
 	sys(__NR_rt_sigaction, signal, &act, 0, 8);
 }
 
-void begin(void) __attribute__((noreturn));
+/* Where the program starts: the stack holds the number of its arguments, and then these. */
+void begin(long *stack) __attribute__((noreturn));
 __asm__(".globl _start\n"
 	"_start:\n"
 	"	xor %ebp, %ebp\n"
+	"	mov %rsp, %rdi\n"
 	"	and $-16, %rsp\n"
 	"	call begin\n");
 #endif

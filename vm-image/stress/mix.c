@@ -1055,8 +1055,9 @@ static void settle(void)
 	base_size = number_after(text, "VmSize");
 }
 
-void begin(void)
+void begin(long *stack)
 {
+	(void)stack;
 	shared = (void *)sys(__NR_mmap, 0, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	settle();
 	read_plan();
