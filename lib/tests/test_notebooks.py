@@ -163,6 +163,16 @@ def test_the_template_tells_the_kernels_apart():
     assert shown.differs and {"v2", "v3"} == set(names["told"])
 
 
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_a_verdict_is_computed(path):
+    """No verdict is typed in: what it rests on has a name or a call in it."""
+    for call in (node for source in code(path) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)):
+        if isinstance(call.func, ast.Attribute) and call.func.attr == "verdict":
+            given = {keyword.arg: keyword.value for keyword in call.keywords}
+            for value in (given[name] for name in ("holds", "evidence", "sides") if name in given):
+                assert any(isinstance(node, (ast.Call, ast.Name, ast.Attribute)) for node in ast.walk(value))
+
+
 @pytest.mark.parametrize("path", BOOKS, ids=lambda path: path.stem)
 def test_its_links_lead_somewhere(path):
     text = kernel_names.prose()[path.name]

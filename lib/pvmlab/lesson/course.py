@@ -36,7 +36,7 @@ class Page:
 
     @property
     def number(self) -> str:
-        return self.file[:2]
+        return self.file.removesuffix(".ipynb").partition("-")[0]
 
     def done(self, notes: dict[str, dict[str, str]]) -> str:
         """How far one has come, in words."""
@@ -48,8 +48,8 @@ class Page:
 
 
 def pages(folder: Path | None = None) -> tuple[Page, ...]:
-    """Return the numbered notebooks of a folder (default: notebooks/), in order."""
-    return tuple(map(_page, sorted((folder or root() / "notebooks").glob("[0-9][0-9]-*.ipynb"))))
+    """Return the notebooks of a folder (default: notebooks/) that say what they are: in order, the template last."""
+    return tuple(page for path in sorted((folder or root() / "notebooks").glob("*.ipynb")) if (page := _page(path)).part)
 
 
 def _page(path: Path) -> Page:

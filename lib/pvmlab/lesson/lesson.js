@@ -22,7 +22,7 @@ function pvlAsk(root, data) {
   const form = root.querySelector("form"), set = form.querySelector("fieldset"), said = form.querySelector(".pvl-said");
   function close() {
     set.disabled = true;
-    said.textContent = "Committed. Run the cell with the call: the kernel answers there.";
+    said.textContent = "Committed. The kernel answers below, where the call is made.";
   }
   if (pvlPage.given.has(pvlId(data))) close();
   form.addEventListener("submit", (event) => {

@@ -23,7 +23,7 @@ from ..errors import PvmlabError
 from ..image import manifest, root
 from .course import Course, Page, pages
 from .markup import STYLE, inline
-from .verdict import MIME, THREAD
+from .verdict import MIME
 
 _SECONDS_A_CELL = 120
 #: nbconvert's page would fetch these: none of our pages needs them.
@@ -87,7 +87,7 @@ def _as_page(book: nbformat.NotebookNode, page: Page) -> str:
 
 def _linked(html: str) -> str:
     """Links between notebooks become links between pages."""
-    return re.sub(r'href="(\d\d-[\w-]+)\.ipynb"', r'href="\1.html"', html)
+    return re.sub(r'href="([\w-]+)\.ipynb"', r'href="\1.html"', html)
 
 
 def _index_page(all_pages: tuple[Page, ...]) -> str:
@@ -106,8 +106,7 @@ def _verdicts(books: dict[Page, nbformat.NotebookNode]) -> list[dict]:
     """All verdicts in the order of the thread."""
     found = [output["data"][MIME] for book in books.values() for cell in book.cells if cell.cell_type == "code"
              for output in cell.outputs if MIME in output.get("data", {})]
-    order = list(THREAD)
-    return sorted(found, key=lambda made: (order.index(made["message"]), made["lesson"]))
+    return sorted(found, key=lambda made: (0 if made["message"] == "cover" else int(made["message"]), made["lesson"]))
 
 
 def _review_page(books: dict[Page, nbformat.NotebookNode]) -> str:
@@ -117,7 +116,7 @@ def _review_page(books: dict[Page, nbformat.NotebookNode]) -> str:
                    f"<td><strong>{v['verdict']}</strong></td></tr>" for i, v in enumerate(found))
     parts = "".join(_one_verdict(i, v, files) for i, v in enumerate(found))
     return (_HEAD.format(title="The review, verdict by verdict", style=STYLE)
-            + f"<h1>The review, verdict by verdict</h1><p>{len(found)} claims of the thread, each put to {_kernels()}, "
+            + f"<h1>The review, verdict by verdict</h1><p>{len(found)} claims of the thread, each put to a running kernel, "
               f"{date.today():%-d %B %Y}. Every verdict and every piece of evidence was computed from the kernel’s memory.</p>"
               f'<div class="pvl"><table><tr><th scope=col>message</th><th scope=col>claim</th><th scope=col>verdict</th></tr>{rows}'
               f"</table></div>{parts}</body></html>")
