@@ -48,7 +48,11 @@ def test_a_saved_page_asks_first(shown):
     assert "text of" not in shown.locator("main").inner_text()
 
 
-def test_by_keyboard_alone(shown):
+@pytest.mark.parametrize("greedy", [False, True], ids=["alone", "as in JupyterLab"])
+def test_by_keyboard_alone(shown, greedy):
+    """JupyterLab takes keys from the document, before they come to what has the focus."""
+    if greedy:
+        shown.evaluate("document.addEventListener('keydown', (event) => event.preventDefault(), true)")
     shown.locator(".pvl-ask input").first.focus()
     shown.keyboard.press("ArrowDown")       # the second of the choices
     shown.keyboard.press("Enter")

@@ -16,9 +16,24 @@ function pvlCommit(data, given) {
   document.dispatchEvent(new CustomEvent("pvmlab-commit", { detail: { ...data, given } }));
 }
 
+/**
+ * A part of a lesson keeps its keys. JupyterLab takes keys from the document before they come to what has the focus
+ * (Enter, arrows, letters): so it listens at the window, while the focus is in it. What has Ctrl, Alt or Meta passes,
+ * and Shift+Enter, which runs the cell.
+ */
+function pvlOn(root) {
+  root.classList.add("pvl-on");
+  function keep(event) {
+    const passes = event.altKey || event.ctrlKey || event.metaKey || event.shiftKey && event.key === "Enter";
+    if (root.contains(event.target) && !passes && event.key !== "Escape") event.stopPropagation();
+  }
+  root.addEventListener("focusin", () => window.addEventListener("keydown", keep, true));
+  root.addEventListener("focusout", () => window.removeEventListener("keydown", keep, true));
+}
+
 /** A question: its form is committed once. */
 function pvlAsk(root, data) {
-  root.classList.add("pvl-on");
+  pvlOn(root);
   const form = root.querySelector("form"), set = form.querySelector("fieldset"), said = form.querySelector(".pvl-said");
   function close() {
     set.disabled = true;
@@ -37,7 +52,7 @@ function pvlAsk(root, data) {
 
 /** An answer: opens when the question is committed, or is opened without. */
 function pvlReveal(root, data) {
-  root.classList.add("pvl-on");
+  pvlOn(root);
   const details = root.querySelector("details"), told = root.querySelector(".pvl-told");
   function open(given) {
     const [right, text] = data.told[given] ?? data.told[""];
@@ -66,7 +81,7 @@ function pvlGo(reveal) {
 
 /** The head of a lesson: a reviewer skips to the calls. */
 function pvlHead(root) {
-  root.classList.add("pvl-on");
+  pvlOn(root);
   root.querySelector(".pvl-skip").addEventListener("click", () => {
     const all = [...document.querySelectorAll(".pvl-reveal")];
     for (const reveal of all) reveal.querySelector("details").open = true;

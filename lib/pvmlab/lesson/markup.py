@@ -35,15 +35,14 @@ def plain(text: str) -> str:
     return re.sub(r"\*\*(.+?)\*\*|`([^`]+)`|(?<![\w*])\*([^*\s][^*]*)\*", lambda m: m[1] or m[2] or m[3], text)
 
 
-def frame(kind: str, label: str, body: str, action: str = "", data: object = None) -> str:
+def frame(kind: str, label: str, body: str, action: str = "pvlOn", data: object = None) -> str:
     """Return a part of a page.
 
     kind: its class; label: its name for a screen reader; action: the function of
-    lesson.js that gets the element and `data`.
+    lesson.js that gets the element and `data`; pvlOn lets it keep its keys.
     """
     name = f"pvl-{secrets.token_hex(6)}"
     given = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
-    script = f"<script>(() => {{\n{SCRIPT}\nfor (const root of document.querySelectorAll('[id=\"{name}\"]:not(.pvl-on)')) " \
-        f"{action}(root, {given});\n}})();</script>" if action else ""
-    return (f'<div class="pvl pvl-{kind}" id="{name}" role="group" aria-label="{escape(label)}" '
-            f'data-lm-suppress-shortcuts="true">{body}</div><style>{STYLE}</style>{script}')
+    script = f"{SCRIPT}\nfor (const root of document.querySelectorAll('[id=\"{name}\"]:not(.pvl-on)')) {action}(root, {given});"
+    return (f'<div class="pvl pvl-{kind}" id="{name}" role="group" aria-label="{escape(label)}">'
+            f'{body}</div><style>{STYLE}</style><script>(() => {{\n{script}\n}})();</script>')
