@@ -299,7 +299,7 @@ def test_address_spaces_are_to_scale_and_their_gaps_are_folded():
     assert large == pytest.approx(2 * half, abs=0.5) and y == pytest.approx(x + large, abs=0.5)
     assert [at[start] for start in sorted(at)] == sorted(at.values())
     said = shown.text()
-    assert "rw-p 400 KiB, 100 pages" in said and "⋯ 736 GiB" in said
+    assert "rw-p 400 KiB, 100 pages" in said and "⋯ 776 GiB" in said
 
 
 def test_a_gigabyte_beside_four_pages_stays_on_the_card():

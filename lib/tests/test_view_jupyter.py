@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -99,22 +100,23 @@ def notebook(request, browser, server):
     tab.goto(f"{address}/lab/tree/figure.ipynb?token={TOKEN}&reset", timeout=90_000)
     tab.wait_for_selector(".jp-Notebook .jp-Cell", timeout=90_000)
     tab.wait_for_selector("text=Idle >> nth=0", state="attached", timeout=60_000)
-    tab.click("text=Run >> nth=0")
-    tab.click("text=Run All Cells >> nth=0")
-    _both_figures(tab)
+    _run_all(tab)
     tab.evaluate("document.querySelector('.pvmlab-view').scrollIntoView()")
     tab.theme = request.param
     yield tab, said, home
     tab.close()
 
 
-def _both_figures(tab) -> None:
-    """Wait for the cells to end; a kernel that is slow to start makes JupyterLab ask which one is meant."""
-    for _ in range(240):
+def _run_all(tab) -> None:
+    """Run the cells and wait for both figures; a kernel that is slow to start makes JupyterLab ask which one is meant."""
+    for tick in range(240):
         if tab.locator(".pvmlab-view.pv-on").count() == 2:
             return
         if (accept := tab.locator(".jp-Dialog .jp-mod-accept")).is_visible():
             accept.click()
+        elif tick % 10 == 0 and not tab.locator(".jp-InputPrompt").filter(has_text=re.compile(r"\[[*0-9]")).count():
+            tab.click("text=Run >> nth=0")
+            tab.click("text=Run All Cells >> nth=0")
         tab.wait_for_timeout(500)
     raise AssertionError(tab.locator(".jp-Notebook").inner_text())
 
