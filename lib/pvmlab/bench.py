@@ -221,7 +221,7 @@ BUDGETS = (
     ("the C walk, million entries a second", "M/s", 50, False, 50, c_walk),
     ("diff + DOT + layout + SVG of that world", "ms", 150, True, 9, figure),
     ("what that figure sends to the browser", "KB", 300, True, 1, payload),
-    ("a figure of 66 tasks, 20,000 entries, 1 GiB", "s", 2, True, 3, large_figure),
+    ("a figure of 64 tasks, 20,000 entries, 1 GiB", "s", 2, True, 3, large_figure),
     ("one step of it in the browser", "ms", 16, True, 15, stepping),
     ("resident memory of one stopped VM", "MB", 64, True, 3, stopped_machine),
     ("bundled image", "MB", 12, True, 1, bundle),
@@ -243,15 +243,15 @@ def _world(lab: Lab) -> tuple[Task, Task, int]:
 
 
 def _large_world() -> tuple[Snapshot, Snapshot]:
-    """16 tasks with 20,000 entries, one with a mapping of 1 GiB, another with 50 children; before and after a call."""
+    """14 tasks with 20,000 entries, one with a mapping of 1 GiB, another with 50 children; before and after a call."""
     with Lab(ram=512) as lab:
-        tasks = lab.tasks(*(f"task{i}" for i in range(16)))
-        buffers = [task.mmap(pages=1250) for task in tasks]
+        tasks = lab.tasks(*(f"task{i}" for i in range(14)))
+        buffers = [task.mmap(pages=1500) for task in tasks]
         for task, buffer in zip(tasks, buffers):
-            task.touch(buffer, 1250, write=True)
+            task.touch(buffer, 1500, write=True)
         tasks[2].mmap(pages=1 << 18, flags=calls.MAP_PRIVATE | calls.MAP_ANONYMOUS | calls.MAP_NORESERVE)
         parent = tasks[3]
-        parent.munmap(buffers[3], pages=1240)
+        parent.munmap(buffers[3], pages=1490)
         for i in range(50):
             parent.fork(f"child{i}")
         before = lab.look("before")

@@ -149,7 +149,7 @@ def test_the_frame_lights_what_the_snapshot_says(notebook):
     vmas = [text for text in lit(root, "vma") if "rw-p" in text and "–" in text]
     assert len(vmas) == 3 and all(any(text.startswith(start) for text in vmas) for start in mapped)
     assert len(lit(root, "pte")) == 3 and len(lit(root, "visit")) == 3
-    assert "2 times in one process" in root.locator(".pv-facts").inner_text()
+    assert "2 times in one process" in root.locator(".pv-foot .pv-facts").inner_text()
     tab.keyboard.press("Escape")
     assert lit(root, "vma") == []
 
@@ -158,7 +158,7 @@ def test_enter_chooses_and_does_not_run_the_cell(notebook):
     root, tab = figure(notebook[0]), notebook[0]
     root.locator("[data-panel=forest] .row.link").first.focus()
     tab.keyboard.press("Enter")
-    assert lit(root, "link") and "anon_vma_chain" in root.locator(".pv-facts").inner_text()
+    assert lit(root, "link") and "anon_vma_chain" in root.locator(".pv-foot .pv-facts").inner_text()
 
 
 def test_the_walk_goes_visit_by_visit(notebook):

@@ -24,11 +24,11 @@ def frames(scene: Scene, runs: list[Run]) -> tuple[list[Box], list[Edge], tuple[
     """Return a box for each group of equal frames, the edges from entries to them, and a note of what is left out."""
     mapped: dict[Key, dict[str, list[bool]]] = defaultdict(dict)
     for run in runs:
+        name = run.id
         for column in run.ptes:
             for step, pte in enumerate(column):
                 if pte is not None and pte.present:
-                    key = scene.key("page", step, pte.pfn)
-                    mapped[key].setdefault(run.id, [False] * len(scene))[step] = True
+                    mapped[scene.key("page", step, pte.pfn)].setdefault(name, [False] * len(scene))[step] = True
     groups = _groups(scene, mapped)
     boxes = [_box(scene, keys) for keys in groups[:MOST_FRAMES]]
     tails = {run.id: table_id(run.mm, run.first.level, run.table) for run in runs}

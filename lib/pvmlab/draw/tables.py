@@ -101,8 +101,8 @@ def _ways(left: tuple, right: tuple, follow: bool) -> tuple[int, ...]:
         if a and b and (a.addr + a.size != b.addr or a.phys >> PAGE_SHIFT != b.phys >> PAGE_SHIFT):
             return ()
         if follow and a and b and a.present:
-            pages = a.size >> PAGE_SHIFT
-            ways = tuple(way for way in ways if b.pfn - a.pfn == way * pages)
+            apart, pages = b.pfn - a.pfn, a.size >> PAGE_SHIFT
+            ways = ways if len(ways) == 1 and apart == ways[0] * pages else tuple(w for w in ways if apart == w * pages)
     return ways
 
 

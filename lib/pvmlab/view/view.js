@@ -307,8 +307,8 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
 
   /** Say what is pointed at, beside it. */
   function peek(row) {
-    tip.hidden = !row;
-    if (!row) return;
+    tip.hidden = !row || chosen && chosen.part === Number(row.dataset.part); // that stands below already
+    if (tip.hidden) return;
     const n = Number(row.dataset.part), box = row.getBoundingClientRect(), home = root.getBoundingClientRect();
     tip.replaceChildren(make("strong", {}, figure.words[figure.stops[at].says[n]].split(". ")[0]),
       make("dl", { class: "pv-facts" }, ...known(n)));
