@@ -50,6 +50,10 @@ stress: ## random operations on a kernel that checks itself (ARGS="--seconds 150
 	@binder/setup lib/tests/apt.txt
 	@$(PYTHON) -m pvmlab stress $(ARGS)
 
+screenshots: ## photograph the standard figures in Chromium, light and dark (DIR=screenshots)
+	@binder/setup lib/tests/apt.txt
+	@$(PYTHON) -m pvmlab screenshots $(or $(DIR),screenshots)
+
 image: ## build the kernels and the guest's programs, and write vm-image/prebuilt
 	@vm-image/build image
 
@@ -65,4 +69,4 @@ clean: ## remove what was built here (saved machines stay in ~/.cache/pvmlab)
 	rm -f lib/pvmlab/_walk.*
 	find lib notebooks -name __pycache__ -o -name .ipynb_checkpoints 2>/dev/null | while IFS= read -r d; do rm -rf "$$d"; done
 
-.PHONY: help lab test doctor bench site review stress image reproduce patches clean
+.PHONY: help lab test doctor bench screenshots site review stress image reproduce patches clean
