@@ -135,12 +135,13 @@ def _next_number(lab: Lab, pfn: int) -> tuple[int, int]:
     return was, number()
 
 
-def _run_until(lab: Lab, come: Callable[[], bool]) -> None:
-    """Let the machine run until something has come, a fifth of a second at most: it may never come."""
-    for _ in range(40):
+def _run_until(lab: Lab, come: Callable[[], bool], tries: int = 40) -> bool:
+    """Let the machine run until something has come, 5 ms each try; return whether it did. It may never come."""
+    for _ in range(tries):
         lab.run_for(5)
         if come():
-            return
+            return True
+    return False
 
 
 # --- D2: the same lock twice ------------------------------------------------------------------------------------------
@@ -453,8 +454,9 @@ def _dead_after(lab: Lab, server: Task, waiter: Task) -> int | None:
         munmap = server.start("munmap", spare, pages=1)
         stop.wait()                                             # with the server's mmap_lock
         waiter.start("process_vm_mmap", server, buf, pages=4)
-        while not any(place.function.startswith("rwsem_down") for place in lab.stack(waiter)):
-            lab.run_for(1)
+        if not _run_until(lab, lambda: any(p.function.startswith("rwsem_down") for p in lab.stack(waiter)), tries=2000):
+            raise ExpectationFailed("a waiter for the source's mmap_lock", "the call does not come to wait",
+                                    "start a new Lab")
         waiter.kill(wait=False)
         dead = next((n for n in range(_ROUNDS) if not waiter.alive), None)
     munmap.wait()
