@@ -177,7 +177,8 @@ def stepping(rounds: int) -> Samples:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         tab = browser.new_page(viewport={"width": 1280, "height": 800})
-        tab.set_content(f"<!doctype html><html lang=en><title>figure</title>{page(picture(_difference(before, after)))}")
+        shown = page(picture(_difference(before, after)))
+        tab.set_content(f"<!doctype html><html lang=en><title>figure</title>{shown}")
         yield from (tab.evaluate(STEP) for _ in range(rounds))
         browser.close()
 

@@ -104,8 +104,8 @@ class _Maker:
 
     def _line(self, line: Line, belong: Belonging) -> dict:
         refs = {ref(*r) for r in line.refs}
-        return {"sign": line.sign, "text": line.text,
-                "places": [self.numbers[name] for name, (_, row, _) in belong.shown.items() if not refs.isdisjoint(row.refs)]}
+        places = [name for name, (_, row, _) in belong.shown.items() if not refs.isdisjoint(row.refs)]
+        return {"sign": line.sign, "text": line.text, "places": [self.numbers[name] for name in places]}
 
     def _drawings(self, old: int | None, new: int) -> dict[str, list[int]]:
         """{panel: numbers of the pieces of its drawing}."""
@@ -177,7 +177,7 @@ class _Told:
     # The walk, step by step
 
     def walk(self) -> Iterator[tuple[list[str], str]]:
-        """(parts to light, words) of each step of the reverse-map walk: the frame, where it leads, each visit, the end."""
+        """(parts to light, words) of each step of the reverse-map walk: frame, anon_vma, each visit, the end."""
         walk = self._walk_at(self.new)
         if walk is None:
             return
@@ -219,7 +219,8 @@ class _Told:
         """The two places of the anon_vma_chain that led from the anon_vma to a visited VMA."""
         vmas = rows[name].refs
         owners = [r for other in start if other in rows for r in rows[other].refs if r.startswith("anon_vma-")]
-        links = {f"link-{vma.removeprefix('vma-')}-{owner.removeprefix('anon_vma-')}" for vma in vmas for owner in owners}
+        links = {f"link-{vma.removeprefix('vma-')}-{owner.removeprefix('anon_vma-')}"
+                 for vma in vmas for owner in owners}
         yield from (other for other, row in rows.items() if row.cls == "link" and not links.isdisjoint(row.refs))
 
     def _entry(self, rows: dict, name: str, address: int | None) -> Iterator[str]:

@@ -71,11 +71,12 @@ def family() -> Picture:
         return picture(lab.look("fifty children"), panels=PANELS, focus=buf, walk=None)
 
 
-FIGURES = {"the-call": the_call, "child-to-parent": child_to_parent, "inside-the-call": inside_the_call, "family": family}
+FIGURES = {"the-call": the_call, "child-to-parent": child_to_parent, "inside-the-call": inside_the_call,
+           "family": family}
 
 
 def screenshots(directory: Path) -> Iterator[Path]:
-    """Write <figure><pose>-<light or dark>.png into a directory; yield each. SetupError without playwright or Chromium."""
+    """Write <figure><pose>-<light or dark>.png into a directory; yield each. SetupError without Chromium."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     try:
         from playwright.sync_api import sync_playwright

@@ -269,10 +269,11 @@ def contrast(a, b):
 
 def test_all_text_can_be_read():
     for c in (svg.LIGHT, svg.DARK):
-        grounds = ["card", "mm", "table", "frame", "anon_vma", "walk", *(f"{mark}-ground" for mark in svg.SIGNS.values())]
+        marks = [*svg.SIGNS.values()]
+        grounds = ["card", "mm", "table", "frame", "anon_vma", "walk", *(f"{mark}-ground" for mark in marks)]
         assert min(contrast(c["ink"], c[ground]) for ground in grounds) >= 4.5
         assert contrast(c["dim"], c["card"]) >= 4.5
-        assert min(contrast(c[mark], c[ground]) for mark in svg.SIGNS.values() for ground in ("card", f"{mark}-ground")) >= 4.5
+        assert min(contrast(c[mark], c[ground]) for mark in marks for ground in ("card", f"{mark}-ground")) >= 4.5
         assert contrast(c["filled"], c["mm"]) >= 3 and contrast(c["rule"], c["card"]) >= 3
 
 
@@ -343,7 +344,8 @@ def test_two_processes_of_one_name_have_their_pids():
     world = worlds.World().task("A")
     world.touch("A", world.mmap("A", worlds.HEAP, 1))
     first = world.look()
-    other = replace(first.tasks[0], pid=99, start=7, mm=replace(first.tasks[0].mm, addr=0xFFFF888009000000, vmas=(), born=77))
+    mm = replace(first.tasks[0].mm, addr=0xFFFF888009000000, vmas=(), born=77)
+    other = replace(first.tasks[0], pid=99, start=7, mm=mm)
     row = steps(first, replace(first, tasks=(*first.tasks, other)))
     assert sorted(row.identity.mm_names.values()) == ["A (pid 60)", "A (pid 99)"]
 

@@ -131,7 +131,8 @@ def test_a_vma_lights_its_entries_its_frames_and_its_chain(shown):
     new = ROW.diffs[1].of("vma")[0]
     shown.row(f"spaces-{ref('vma', new.id)}").click()
     mm = ROW.identity.key("mm", 2, new.after.mm)
-    refs = {ref("vma", new.id), ref("entry", (mm, new.after.vm_start, "pte")), ref("page", ROW.identity.key("page", 2, 0x1A2B))}
+    refs = {ref("vma", new.id), ref("entry", (mm, new.after.vm_start, "pte")),
+            ref("page", ROW.identity.key("page", 2, 0x1A2B))}
     for link in new.after.chain:
         owner = ROW.identity.key("anon_vma", 2, link.anon_vma)
         refs |= {ref("link", (new.id, owner)), ref("anon_vma", owner)}
@@ -188,7 +189,8 @@ def test_a_line_opens_the_panel_it_is_about(shown):
 def test_panels_can_be_hidden_and_shown(shown):
     for name, panel in (("forest", "anon_vma forest"), ("walk", "reverse-map walk"), ("counters", "counters"),
                         ("scale", "to scale")):
-        button, there = shown.root.get_by_role("button", name=f"show or hide: {panel}"), shown.root.locator(f"[data-panel={name}]")
+        button = shown.root.get_by_role("button", name=f"show or hide: {panel}")
+        there = shown.root.locator(f"[data-panel={name}]")
         before = there.is_visible()
         assert button.get_attribute("aria-pressed") == str(before).lower()
         button.click()

@@ -64,8 +64,8 @@ def server(tmp_path_factory):
     own = {f"{name}_DIR": str(home / name.lower()) for name in ("JUPYTER_CONFIG", "JUPYTER_DATA", "JUPYTER_RUNTIME")}
     own |= {"IPYTHONDIR": str(home / "ipython"), "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
             "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"), "PYTHONPATH": str(Path(pvmlab.__file__).parents[1])}
-    lab = subprocess.Popen([sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1",
-                            f"--ServerApp.port={port}", f"--IdentityProvider.token={TOKEN}", "--log-level=ERROR",
+    lab = subprocess.Popen([sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root",
+                            "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", f"--IdentityProvider.token={TOKEN}", "--log-level=ERROR",
                             "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.news_url=None",
                             "--LabApp.extension_manager=readonly", str(home)], env=os.environ | own,
                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -108,7 +108,7 @@ def notebook(request, browser, server):
 
 
 def _run_all(tab) -> None:
-    """Run the cells and wait for both figures; a kernel that is slow to start makes JupyterLab ask which one is meant."""
+    """Run the cells and wait for both figures; where a kernel is slow to start, JupyterLab asks which one is meant."""
     for tick in range(240):
         if tab.locator(".pvmlab-view.pv-on").count() == 2:
             return

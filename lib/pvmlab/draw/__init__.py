@@ -80,7 +80,7 @@ def _walks(row: Steps, walk: object) -> tuple[RmapWalk | None, ...]:
     pfn = walk.pfn if isinstance(walk, Page) else walk
     if isinstance(pfn, int):
         if not any(pfn in s.pages for s in row.snapshots):
-            raise UsageError(f"walk={pfn:#x}: there is no such frame", "no entry of these processes maps it at any step",
+            raise UsageError(f"walk={pfn:#x}: there is no such frame", "no entry of these processes ever maps it",
                              "take the PFN from an entry: snapshot.task(...).pte(addr).pfn")
         return tuple(s.rmap(pfn) if pfn in s.pages else None for s in row.snapshots)
     if len(pfn) != len(row):

@@ -88,7 +88,7 @@ class Belonging:
         return ties
 
     def _mappings(self, step: int) -> Iterator[set[str]]:
-        """What each run of entries ties: itself, its VMA, the frames it names; and each frame to all VMAs that map it."""
+        """What each run of entries ties: itself, its VMA, the frames it names; and a frame to all VMAs that map it."""
         for panel in self.panels:
             rows = {(box.id, row.id): row for box in panel.boxes for row in box.rows}
             heads = {box.id: box.header for box in panel.boxes}

@@ -24,8 +24,8 @@ def counters(scene: Scene) -> Panel:
     if moved:
         boxes.append(_box("counters-machine", ("the whole machine", "only what moved"), machine, moved,
                           [True] * len(scene), lambda name: ref("counter", (name,))))
-    return Panel("counters", "Counters", "In pages, but map_count (VMAs) and pgtables_bytes. The machine's are everybody's, "
-                 "and some are counted in batches.", tuple(boxes), how="row")
+    return Panel("counters", "Counters", "In pages, but map_count (VMAs) and pgtables_bytes. The machine's are "
+                 "everybody's, and some are counted in batches.", tuple(boxes), how="row")
 
 
 def _mm(scene: Scene, mm: Key) -> Box:

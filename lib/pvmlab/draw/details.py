@@ -28,13 +28,16 @@ VM_WORDS = {
     "MAYREAD": "mprotect() may allow reading", "MAYWRITE": "mprotect() may allow writing",
     "MAYEXEC": "mprotect() may allow executing", "MAYSHARE": "a shared mapping", "GROWSDOWN": "grows down, as a stack",
     "UFFD_MISSING": "userfaultfd hears of missing pages", "PFNMAP": "frames without a struct page to count",
-    "UFFD_WP": "userfaultfd hears of writes", "LOCKED": "mlock()ed: its pages stay in memory", "IO": "memory of a device",
+    "UFFD_WP": "userfaultfd hears of writes", "LOCKED": "mlock()ed: its pages stay in memory",
+    "IO": "memory of a device",
     "SEQ_READ": "will be read in order", "RAND_READ": "will be read at random", "DONTCOPY": "fork() leaves it out",
     "DONTEXPAND": "mremap() may not enlarge it", "LOCKONFAULT": "locked page by page, as they are touched",
-    "ACCOUNT": "counts towards Committed_AS", "NORESERVE": "no memory is set aside for it", "HUGETLB": "huge pages of hugetlbfs",
+    "ACCOUNT": "counts towards Committed_AS", "NORESERVE": "no memory is set aside for it",
+    "HUGETLB": "huge pages of hugetlbfs",
     "SYNC": "synchronous faults", "WIPEONFORK": "a child finds it empty", "DONTDUMP": "left out of core dumps",
     "SOFTDIRTY": "new since clear_refs", "MIXEDMAP": "frames with and without a struct page",
-    "HUGEPAGE": "huge pages are wanted", "NOHUGEPAGE": "huge pages are not wanted", "MERGEABLE": "KSM may merge its pages",
+    "HUGEPAGE": "huge pages are wanted", "NOHUGEPAGE": "huge pages are not wanted",
+    "MERGEABLE": "KSM may merge its pages",
     "SHADOW_STACK": "the processor's own stack of return addresses", "UFFD_MINOR": "userfaultfd hears of minor faults",
     "DROPPABLE": "may be dropped under pressure", "SEALED": "mseal()ed: cannot be unmapped or changed",
     **{f"PKEY_BIT{i}": "part of its protection key" for i in range(4)},
@@ -46,7 +49,8 @@ PAGE_WORDS = {
     "workingset": "came back soon after it was evicted", "reserved": "not for the page allocator",
     "swapbacked": "goes to swap, not to a file", "unevictable": "cannot be reclaimed", "mlocked": "mlock()ed",
     "swapcache": "in the swap cache too", "writeback": "being written out", "reclaim": "to be reclaimed soon",
-    "anon_exclusive": "belongs to one process alone", "hwpoison": "its memory is broken", "head": "head of a larger folio",
+    "anon_exclusive": "belongs to one process alone", "hwpoison": "its memory is broken",
+    "head": "head of a larger folio",
     "mappedtodisk": "has blocks on disk", "private": "has private data of its file system", "owner_2": "of its owner",
 }
 #: What an mm's counters count (struct mm_struct) and some of the machine's.
@@ -84,7 +88,8 @@ class Details:
         """All that is known of a part."""
         first = row.refs[0]
         if row.cls == "fold":
-            return [detail for each in row.refs[:MOST] if (vma := self._things.get(each)) for detail in self._short(vma)]
+            folded = (self._things.get(each) for each in row.refs[:MOST])
+            return [detail for vma in folded if vma for detail in self._short(vma)]
         if row.cls == "visit" and self.walk is not None:
             return list(self._visit(first))
         if row.cls == "counter":
@@ -116,7 +121,7 @@ class Details:
             yield pte.swap.kind, f"area {pte.swap.type}, offset {pte.swap.offset}"
 
     def _vma(self, vma: Vma) -> Iterator[Detail]:
-        yield "range", (f"{vma.vm_start:#x}–{vma.vm_end:#x}, {vma.pages} pages ({bytes_of(vma.vm_end - vma.vm_start)})"
+        yield "range", (f"{vma.vm_start:#x}–{vma.vm_end:#x}, {_pages(vma)} ({bytes_of(vma.vm_end - vma.vm_start)})"
                         f" of {self._name('mm', vma.mm)}" + (f", {vma.name}" if vma.name else ""))
         yield "vm_start", split(vma.vm_start, "pte")
         yield "vm_pgoff", f"{vma.vm_pgoff:#x}: the page offset of vm_start"
@@ -133,7 +138,7 @@ class Details:
         return f"{sum(entries)} present, {len(entries) - sum(entries)} not present (swapped out, …)"
 
     def _short(self, vma: Vma) -> Iterator[Detail]:
-        yield f"{vma.vm_start:#x}–{vma.vm_end:#x}", (f"{self._name('mm', vma.mm)}: {vma.prot} {vma.pages} pages, "
+        yield f"{vma.vm_start:#x}–{vma.vm_end:#x}", (f"{self._name('mm', vma.mm)}: {vma.prot} {_pages(vma)}, "
                                                      f"{vma.name or 'anonymous'}")
 
     def _frame(self, page: Page | None) -> Iterator[Detail]:
@@ -146,7 +151,8 @@ class Details:
         yield "mapcount", f"{page.mapcount}: entries that map it"
         yield "refcount", f"{page.refcount}: all that holds on to it"
         if page.anon_vma:
-            yield "mapping", f"{page.mapping:#x}: anon_vma {self._name('anon_vma', page.anon_vma)}, bit 0 says anonymous"
+            yield "mapping", (f"{page.mapping:#x}: anon_vma {self._name('anon_vma', page.anon_vma)}, "
+                              "bit 0 says anonymous")
         yield "index", f"{page.index:#x}: its page offset; it lies at vm_start + (index − vm_pgoff) × 4096"
         yield from ((flag, PAGE_WORDS.get(flag, "")) for flag in page.flags)
 
@@ -158,10 +164,12 @@ class Details:
 
     def _anon_vma(self, av: AnonVma) -> Iterator[Detail]:
         yield "anon_vma", f"{self._name('anon_vma', av.addr)}, struct anon_vma at {av.addr:#x}"
-        yield "root", "itself" if av.is_root else f"{self._name('anon_vma', av.root)}: its lock guards the whole tree of forks"
+        yield "root", ("itself" if av.is_root else
+                       f"{self._name('anon_vma', av.root)}: its lock guards the whole tree of forks")
         yield "parent", "itself: a root has no other" if av.parent == av.addr else self._name("anon_vma", av.parent)
         yield "num_active_vmas", f"{av.num_active_vmas}: VMAs whose new pages go here"
-        yield "num_children", f"{av.num_children}: anon_vmas whose parent it is" + (" (a root counts itself)" if av.is_root else "")
+        itself = " (a root counts itself)" if av.is_root else ""
+        yield "num_children", f"{av.num_children}: anon_vmas whose parent it is{itself}"
         yield "refcount", f"{av.refcount}"
         yield "rb_root", f"an interval tree of {len(av.tree)} VMAs, by page offset"
         yield "rwsem", "held" if av.locked else "free"
@@ -198,6 +206,10 @@ class Details:
         for visit in self.walk.steps:
             if visit.vma == vma.addr:
                 yield "hit" if visit.hit else "miss", visit.why
+
+
+def _pages(vma: Vma) -> str:
+    return f"{vma.pages} page{'' if vma.pages == 1 else 's'}"
 
 
 def split(addr: int, level: str) -> str:

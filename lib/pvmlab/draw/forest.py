@@ -10,7 +10,7 @@ Leaves out: anon_vmas that no shown VMA's chain leads to.
 
 from __future__ import annotations
 
-from ..identity import Key, Life
+from ..identity import Life
 from ..model import AnonVma, Vma
 from . import frames
 from .parts import Box, Edge, Panel, Row, Seen, even, ref

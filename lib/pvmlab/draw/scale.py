@@ -89,8 +89,8 @@ def scale(scene: Scene) -> Panel:
     for mm in order:
         rulers[mm].fit(unit)
         boxes.append(_bar(scene, mm, sorted(lives[mm], key=_lowest), rulers[mm], spans))
-    return Panel("scale", "Address spaces, to scale", "Every VMA of every process, as wide as it has pages (a narrow one "
-                 "is widened, so that it can be seen). ⋯ folded: nothing is mapped there. Filled at the foot: pages "
+    return Panel("scale", "Address spaces, to scale", "Every VMA of every process, as wide as it has pages (a narrow "
+                 "one is widened, so that it can be seen). ⋯ folded: nothing is mapped there. Filled at the foot: pages "
                  "with a present entry; hollow: swapped out.", tuple(boxes), how="bars", most=MOST_BARS,
                  spans=spans)
 

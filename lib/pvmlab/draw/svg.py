@@ -78,11 +78,12 @@ def rules(colours: Mapping[str, str], within: str = ".pvmlab") -> str:
                   f".edge.{cls} .tip": f"fill:{ink}", f".edge.{cls} text": f"fill:{ink}"}
         if cls != "changed":
             looks[f".box.{cls}>.rim"] = f"stroke:{ink};stroke-width:2.5{dash}"
-    return "".join(f"{','.join(f'{within} {part}' for part in what.split(','))}{{{how}}}" for what, how in looks.items())
+    return "".join(f"{','.join(f'{within} {part}' for part in what.split(','))}{{{how}}}"
+                   for what, how in looks.items())
 
 
 class Sheet:
-    """The places of all panels on one card, the same for every step. columns: those shown of the panel that has some."""
+    """The places of all panels on one card, the same for every step. columns: those shown, of the panel with columns."""
 
     def __init__(self, panels: Sequence[Panel], placed: Mapping[str, Placed], names: Sequence[str], lines: int) -> None:
         self.columns = set().union(*(translation.COLUMNS.get(name, ()) for name in names))

@@ -24,11 +24,12 @@ def translation(scene: Scene) -> Panel:
     path = tables.path(scene, shown)
     upper, edges = tables.upper(scene, shown, path)
     more, arrows, hidden = frames.frames(scene, shown)
-    boxes = [*(strips.strip(scene, mm) for mm in scene.focus), *upper, *tables.leaf_boxes(scene, shown, runs, path), *more]
+    leaves = tables.leaf_boxes(scene, shown, runs, path)
+    boxes = [*(strips.strip(scene, mm) for mm in scene.focus), *upper, *leaves, *more]
     ends = {(box.id, row.id) for box in boxes for row in box.rows} | {(box.id, "") for box in boxes}
     edges = [edge for edge in (*edges, *_direct(scene, shown), *arrows) if edge.head in ends and edge.tail in ends]
-    return Panel("translation", title(TITLES), "What a process may touch (VMAs), how the processor finds it (one index for "
-                 "each level of table), and the memory itself (mapcount: entries that map a frame).",
+    return Panel("translation", title(TITLES), "What a process may touch (VMAs), how the processor finds it (one index "
+                 "for each level of table), and the memory itself (mapcount: entries that map a frame).",
                  even(boxes), tuple(edges), (*hidden, *_notes(scene, shown, runs)))
 
 

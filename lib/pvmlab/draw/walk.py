@@ -28,7 +28,8 @@ def walk(walks: Sequence[RmapWalk | None], name_of: Callable[[int, int], str],
                _refs("page", (key_of("page", i, pfn) for i in steps if walks[i])))
     start = Row("walk-start-row", "head", tuple(w and Seen((_start(w, name_of(i, w.start)), _count(w)))
                                                 for i, w in enumerate(walks)),
-                _refs("anon_vma", (key_of("anon_vma", i, w.start) for i, w in enumerate(walks) if w and w.via == "anon")))
+                _refs("anon_vma", (key_of("anon_vma", i, w.start) for i, w in enumerate(walks)
+                                   if w and w.via == "anon")))
     turns = [_visited(w, i, key_of) if w is not None else {} for i, w in enumerate(walks)]
     visits = [_visit(walks, turns, key) for key in dict.fromkeys(key for visited in turns for key in visited)]
     visits += [_said(walks, "twice", _twice), _said(walks, "missed", _missed)]

@@ -17,8 +17,8 @@ function pvmlabMake(tag, has, ...children) {
 const PVMLAB_PANELS = { changes: "what changed", scale: "to scale", spaces: "VMAs", tables: "page tables",
   frames: "frames", forest: "anon_vma forest", walk: "reverse-map walk", counters: "counters" };
 const PVMLAB_COLUMNS = { spaces: ["spaces"], tables: ["path", "entries"], frames: ["entries", "frames"] };
-const PVMLAB_HINT = "Choose a part (click, or Tab and Enter): what belongs to it lights up. Point at one to read what " +
-  "it says. Keys: ← → Home End step, W walks, F fills the screen, Escape lets go.";
+const PVMLAB_HINT = "Choose a part (click, or Tab and Enter): what belongs to it lights up. Point at one to read " +
+  "what it says. Keys: ← → Home End step, W walks, F fills the screen, Escape lets go.";
 
 /** Turn `root` into the figure. `at` is the stop to begin with; `told` is called with each stop that is gone to. */
 function pvmlabView(root, figure, at = figure.start, told = () => {}) {
@@ -39,7 +39,8 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
   const note = make("p", { class: "pv-note", role: "note", "aria-label": "presenter's note", hidden: "" });
   const back = button("◀", "the step before (left arrow)", () => go(at - 1));
   const on = button("▶", "the next step (right arrow)", () => go(at + 1));
-  const tabs = crowded ? [] : figure.stops.map((stop, i) => button(stop.label, `step ${i + 1}: ${stop.label}`, () => go(i)));
+  const tabs = crowded ? [] : figure.stops.map((stop, i) =>
+    button(stop.label, `step ${i + 1}: ${stop.label}`, () => go(i)));
   const slider = make("input", { type: "range", min: 1, max: figure.stops.length, "aria-label": "step" });
   slider.addEventListener("input", () => go(slider.value - 1));
   const marked = make("input", { type: "checkbox" });
@@ -63,7 +64,8 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
     "show ", ...toggles.values());
   const top = make("div", { class: "pv-top" }, bar, where, note);
   const tip = make("div", { class: "pv-tip", "aria-hidden": "true", hidden: "" });
-  const foot = make("div", { class: "pv-foot", role: "region", "aria-label": "what is chosen", tabindex: "0" }, say, facts);
+  const region = { class: "pv-foot", role: "region", "aria-label": "what is chosen", tabindex: "0" };
+  const foot = make("div", region, say, facts);
   root.replaceChildren(top, shows, ...(figure.listed ? [changes] : []), make("div", { class: "pv-scroll" }, card),
     make("details", {}, make("summary", {}, "the same as text"), text),
     make("div", { class: "pv-room" }, foot), tip, live);
@@ -71,7 +73,8 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
   root.setAttribute("aria-label", `figure: ${figure.stops.map((stop) => stop.label).join(", then ")}`);
   root.tabIndex = -1;
   root.classList.add("pv-on");
-  const twin = [...document.querySelectorAll(`[data-figure="${figure.name}"]`)].filter((other) => other !== root).length;
+  const named = [...document.querySelectorAll(`[data-figure="${figure.name}"]`)];
+  const twin = named.filter((other) => other !== root).length;
   const address = `#${figure.name}${twin ? `~${twin + 1}` : ""}@`;
   root.dataset.figure = figure.name;
 
@@ -89,7 +92,8 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
   /** The list of one stop. All lists lie in the same place, so the figure below never moves. */
   function list(stop, i) {
     const lines = stop.lines.map((line, n) => {
-      const made = make("button", { type: "button", "aria-pressed": "false" }, make("b", {}, line.sign), " ", line.text);
+      const sign = make("b", {}, line.sign);
+      const made = make("button", { type: "button", "aria-pressed": "false" }, sign, " ", line.text);
       made.addEventListener("click", () => choose({ line: n }));
       return make("li", {}, made);
     });
@@ -111,8 +115,8 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
       });
       head.append(all);
     }
-    const node = make("section", { class: "pv-panel", "data-panel": panel.name, role: "group", "aria-label": panel.title },
-      head, make("p", { class: "pv-caption" }, panel.caption), sheet,
+    const about = { class: "pv-panel", "data-panel": panel.name, role: "group", "aria-label": panel.title };
+    const node = make("section", about, head, make("p", { class: "pv-caption" }, panel.caption), sheet,
       ...panel.notes.map((line) => make("p", { class: "pv-caption" }, line)));
     return { node, sheet, title, panel, drawn: new Map() };
   }
@@ -284,13 +288,14 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
     facts.replaceChildren();
     if (!chosen) say.textContent = PVMLAB_HINT;
     else if (chosen.line !== undefined) {
-      const line = stop.lines[chosen.line], count = line.places.length === 1 ? "1 place" : `${line.places.length || "no"} places`;
-      say.textContent = `${line.text}: ${count} in the figure`;
+      const line = stop.lines[chosen.line], n = line.places.length;
+      say.textContent = `${line.text}: ${n === 1 ? "1 place" : `${n || "no"} places`} in the figure`;
     } else if (chosen.walk !== undefined) {
       const [lit, words] = stop.walk[chosen.walk];
       say.textContent = `${chosen.walk + 1}/${stop.walk.length} ${figure.words[words]}`;
       facts.append(...known(lit[0]));
-    } else if (!(chosen.part in stop.says) || !part(chosen.part)) say.textContent = "What was chosen is not there at this step.";
+    } else if (!(chosen.part in stop.says) || !part(chosen.part))
+      say.textContent = "What was chosen is not there at this step.";
     else {
       say.textContent = figure.words[stop.says[chosen.part]];
       facts.append(...known(chosen.part));
@@ -410,8 +415,9 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
   /** Keep the steps at the upper edge of what is seen, and what is chosen at the lower. */
   function stick() {
     const box = root.getBoundingClientRect(), [high, low] = sight(), inner = box.height - foot.offsetHeight;
-    const shift = root.scrollHeight > root.clientHeight + 1 ? root.scrollTop : Math.max(high - box.top, 0);
-    const room = root.scrollHeight > root.clientHeight + 1 ? root.scrollHeight - top.offsetHeight : inner - top.offsetHeight;
+    const scrolls = root.scrollHeight > root.clientHeight + 1; // in full screen
+    const shift = scrolls ? root.scrollTop : Math.max(high - box.top, 0);
+    const room = (scrolls ? root.scrollHeight : inner) - top.offsetHeight;
     top.style.transform = `translateY(${Math.min(shift, Math.max(room, 0))}px)`;
     const natural = foot.parentElement.getBoundingClientRect().bottom, up = Math.max(natural - low, 0);
     const row = chosen && chosen.part !== undefined && part(chosen.part)?.getBoundingClientRect();
@@ -441,8 +447,8 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
       const [r, g, b, alpha = 1] = (getComputedStyle(node).backgroundColor.match(/[\d.]+/g) || []).map(Number);
       if (r !== undefined && alpha > 0.5) ground = (r * 299 + g * 587 + b * 114) / 1000 < 128 ? "dark" : "light";
     }
-    const asked = matchMedia("(prefers-color-scheme: dark)").matches && getComputedStyle(document.documentElement).colorScheme
-      .includes("dark");
+    const asked = matchMedia("(prefers-color-scheme: dark)").matches &&
+      getComputedStyle(document.documentElement).colorScheme.includes("dark");
     root.classList.toggle("pv-dark", ground ? ground === "dark" : asked);
   }
 
@@ -494,7 +500,8 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
     themed.disconnect();
     return true;
   }
-  document.addEventListener("scroll", () => root.isConnected && stick(), { capture: true, passive: true, signal: watch.signal });
+  const scrolled = { capture: true, passive: true, signal: watch.signal };
+  document.addEventListener("scroll", () => root.isConnected && stick(), scrolled);
   window.addEventListener("hashchange", arrive, { signal: watch.signal });
   document.addEventListener("fullscreenchange", () => root.isConnected && fit(), { signal: watch.signal });
   sized.observe(root);
