@@ -11,6 +11,7 @@ import pytest
 from test_call_errors import ANSWERS
 
 from pvmlab.defects import DEFECTS
+from pvmlab.stress import RACES
 
 TESTS = Path(__file__).parent
 
@@ -34,11 +35,12 @@ def test_what_a_row_names_is_there(number, tests):
     named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", tests)
     cases = re.findall(r'case "([^"]+)"', tests)
     defects = re.findall(r'defect "([^"]+)"', tests)
-    assert named or cases or defects or tests == "not yet"
-    assert set(defects) <= DEFECTS.keys()
+    races = re.findall(r'race "([^"]+)"', tests)
+    assert named or cases or defects or races or tests == "not yet"
+    assert set(defects) <= DEFECTS.keys() and set(races) <= set(RACES)
     assert [name for file, name in named if name not in functions(TESTS / file)] == []
     assert [case for case in cases if case not in ANSWERS] == []
-    rest = re.sub(r'`test_\w+\.py::test_\w+`|(case|defect) "[^"]+"|not yet|[ ,;]', "", tests)
+    rest = re.sub(r'`test_\w+\.py::test_\w+`|(case|defect|race) "[^"]+"|not yet|[ ,;]', "", tests)
     assert re.fullmatch(r"([a-z]+:)*", rest), rest
 
 
