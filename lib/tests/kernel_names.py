@@ -27,7 +27,8 @@ _STRUCT = re.compile(r"`(struct [a-z_0-9]+)`")
 #: "`name()` in `file`", with a link around the name or without.
 _IN = re.compile(r"`([\w ]+?)(?:\(\))?`\]?(?:\([^)]*\))? (?:in|\()? ?`((?:mm|kernel|fs|include|arch|lib)/[\w./-]+)`")
 #: What begins a definition at the begin of a line; a call is indented.
-_DEFINES = re.compile(r"^(?:SYSCALL_DEFINE\d\((\w+)|#define (\w+)\(|(?:[A-Za-z_][\w \t*]*[ \t*])?(\w+)\((?!.*;\s*$)|(struct \w+) \{"
+_DEFINES = re.compile(r"^(?:SYSCALL_DEFINE\d\((\w+)|#define (\w+)\("
+                      r"|(?:[A-Za-z_][\w \t*]*[ \t*])?(\w+)\((?!.*;\s*$)|(struct \w+) \{"
                       r"|typedef .*\b(\w+);|.*\} (\w+_t);)", re.M)
 
 

@@ -65,13 +65,15 @@ def test_of_a_set_each_wrong_box_is_explained():
     assert "missing" in WHICH.told(frozenset(), frozenset("y")).text
 
 
-@pytest.mark.parametrize("question, given", [(CHOICE, "c"), (NUMBER, "4"), (NUMBER, 1.5), (WHICH, {"x", "other"}), (WHICH, "x")])
+@pytest.mark.parametrize("question, given", [(CHOICE, "c"), (NUMBER, "4"), (NUMBER, 1.5), (WHICH, {"x", "other"}),
+                                             (WHICH, "x")])
 def test_what_cannot_be_answered_is_refused(question, given):
     with pytest.raises(UsageError):
         question.understand(given)
 
 
-@pytest.mark.parametrize("kind, options", [("choice", {"a": "one only"}), ("choice", {"a": "", "b": "text"}), ("number", {}),
+@pytest.mark.parametrize("kind, options", [("choice", {"a": "one only"}), ("choice", {"a": "", "b": "text"}),
+                                           ("number", {}),
                                            ("which", {str(i): "text" for i in range(7)})])
 def test_a_question_that_cannot_be_asked_is_refused(kind, options):
     with pytest.raises(UsageError):
@@ -139,7 +141,8 @@ def test_a_reviewer_sees_the_answer_at_once(monkeypatch):
 
 
 def test_changed_names_what_differs():
-    probes = {"entries": lambda seen: len(seen.task("consumer").mm.entries), "pid": lambda seen: seen.task("consumer").pid}
+    probes = {"entries": lambda seen: len(seen.task("consumer").mm.entries),
+              "pid": lambda seen: seen.task("consumer").pid}
     assert changed(probes)(BEFORE, AFTER) == {"entries"}
 
 
@@ -189,7 +192,8 @@ def _judge(seen, variant):
     return missing("no `task`") if count == 0 else correct("all") if count == variant["tasks"] else almost("some")
 
 
-COUNT = Exercise("Start **{tasks}** tasks.", lambda random: {"tasks": random.randint(2, 9)}, _judge, ("1", "2", "3"), "{tasks}", "1")
+COUNT = Exercise("Start **{tasks}** tasks.", lambda random: {"tasks": random.randint(2, 9)}, _judge, ("1", "2", "3"),
+                 "{tasks}", "1")
 
 
 def test_a_check_says_why_and_is_remembered():
@@ -249,7 +253,8 @@ def test_a_system_call_is_a_function():
 def test_the_words_beside_it_are_the_patch_s_own():
     shown = patch("v2", 3, function="copy_pmd_range", about=("walk both page table trees together",))
     assert len(shown.said) == 1 and "boundary on either side" in shown.said[0]
-    for wrong in (dict(about="words that no patch has"), dict(function="no_such_function"), dict(file="no/such/file.c")):
+    for wrong in (dict(about="words that no patch has"), dict(function="no_such_function"),
+                  dict(file="no/such/file.c")):
         with pytest.raises(UsageError):
             patch("v2", 3, **wrong)
     with pytest.raises(UsageError, match="1 to 7"):
@@ -274,7 +279,8 @@ def test_a_verdict_is_what_was_computed(lesson):
     made = lesson.verdict(15, "a claim", holds=len(AFTER.tasks) == 1, evidence={"tasks": len(AFTER.tasks)}, seen=AFTER)
     assert made.verdict == "does not hold" and "Shutemov, 24 May" in made.who
     data = made._repr_mimebundle_()[MIME]
-    assert json.loads(json.dumps(data))["evidence"] == [[what, value] for what, value in made.rows()] == [["tasks", "3"]]
+    assert json.loads(json.dumps(data))["evidence"] == [[what, value] for what, value in made.rows()] == [["tasks",
+                                                                                                           "3"]]
 
 
 def test_an_argument_has_sides_and_an_open_one_says_what_is_missing(lesson):
@@ -283,7 +289,8 @@ def test_an_argument_has_sides_and_an_open_one_says_what_is_missing(lesson):
 
 
 @pytest.mark.parametrize("wrong", [dict(message=25, holds=True, evidence={"a": 1}), dict(message=1, evidence={"a": 1}),
-                                   dict(message=1, holds=True), dict(message=1, holds=True, open="x", evidence={"a": 1})])
+                                   dict(message=1, holds=True), dict(message=1, holds=True, open="x",
+                                                                     evidence={"a": 1})])
 def test_a_verdict_that_says_nothing_is_refused(lesson, wrong):
     with pytest.raises(UsageError):
         lesson.verdict(wrong.pop("message"), "claim", seen=AFTER, **wrong)

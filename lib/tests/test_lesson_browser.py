@@ -56,7 +56,8 @@ def test_by_keyboard_alone(shown, greedy):
     shown.locator(".pvl-ask input").first.focus()
     shown.keyboard.press("ArrowDown")       # the second of the choices
     shown.keyboard.press("Enter")
-    assert "✓" in answer(shown, 0).locator("summary").first.inner_text() and "text of b" in answer(shown, 0).inner_text()
+    assert "✓" in answer(shown, 0).locator("summary").first.inner_text() and "text of b" in answer(shown,
+                                                                                                   0).inner_text()
     shown.locator("input[type=number]").focus()
     shown.keyboard.type("0")
     shown.keyboard.press("Enter")

@@ -66,7 +66,8 @@ def world(*sources):
                 run(source, names)
         yield names
     finally:
-        for lab in (lab for thing in names.values() for lab in (thing.values() if isinstance(thing, dict) else [thing])):
+        for lab in (lab for thing in names.values() for lab in (thing.values() if isinstance(thing,
+                                                                                             dict) else [thing])):
             if isinstance(lab, Lab):
                 lab.close()
 
@@ -192,7 +193,8 @@ def ours():
 
 def spoken_of_here():
     """What else may stand with brackets: system calls, the C library's fork(), and this library's own methods."""
-    own = {name for thing in (pvmlab, Lab, Task, Guest, pvmlab.Snapshot, Lesson, builtins) for name in dir(thing)} | set(dir(scenes))
+    own = {name for thing in (pvmlab, Lab, Task, Guest, pvmlab.Snapshot, Lesson, builtins)
+           for name in dir(thing)} | set(dir(scenes))
     return own | set(calls.NUMBERS) | {"visit", "swapoff", "exec"}
 
 
@@ -211,5 +213,6 @@ def test_every_kernel_function_and_file_it_names_exists(where):
 def test_the_index_knows_what_is_not_there():
     _, defined, there = kernel_names.index()
     text = "`no_such_function()` in `mm/memory.c`, `mm/nowhere.c`"
-    assert kernel_names.names(text) - set(defined) == {"no_such_function"} and kernel_names.files(text) - there == {"mm/nowhere.c"}
+    assert kernel_names.names(text) - set(defined) == {"no_such_function"}
+    assert kernel_names.files(text) - there == {"mm/nowhere.c"}
     assert kernel_names.places(text) == {("no_such_function", "mm/memory.c")}

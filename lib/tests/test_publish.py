@@ -57,6 +57,7 @@ def test_the_index_has_every_notebook():
 
 def test_a_cell_that_fails_is_named(tmp_path):
     source = (root() / "notebooks" / "template.ipynb").read_text()
-    (tmp_path / "broken.ipynb").write_text(source.replace('labs = {kernel', 'raise RuntimeError(\\"on purpose\\")\\nlabs = {kernel'))
+    (tmp_path / "broken.ipynb").write_text(source.replace('labs = {kernel', 'raise RuntimeError(\\"on '
+                                                                            'purpose\\")\\nlabs = {kernel'))
     with pytest.raises(PvmlabError, match="on purpose"):
         publish.run(tmp_path / "broken.ipynb")

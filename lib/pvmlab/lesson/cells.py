@@ -49,7 +49,8 @@ class Asked:
             return '<label>my number <input type="number" name="given" required step="1"></label>'
         kind = _INPUT[self.question.kind]
         need = " required" if kind == "radio" else ""
-        return "".join(f'<label><input type="{kind}" name="given" value="{i}"{need}> <span>{inline(str(option))}</span></label>'
+        return "".join(f'<label><input type="{kind}" name="given" value="{i}"{need}> '
+                       f'<span>{inline(str(option))}</span></label>'
                        for i, option in enumerate(self.question.options))
 
     def text(self) -> str:
@@ -94,7 +95,8 @@ class Reveal:
         wait = "Commit to your prediction above, and the answer opens here. (Open it without one.)"
         body = (f'<details{" open" if self.open else ""}><summary>{wait}</summary><div class="pvl-told" role="status">'
                 f"{paragraphs(self.question.answered(self.answer))}</div>"
-                f"<p class=\"pvl-source\">{escape(self.source)}</p>{page(self._figure) if self._figure else ''}</details>"
+                f'<p class="pvl-source">{escape(self.source)}</p>'
+                f"{page(self._figure) if self._figure else ''}</details>"
                 '<button type="button" class="pvl-next">next call ↓</button>')
         data = {"token": self.token, "name": self.question.name, "told": self._table(),
                 "given": None if self.given is None else self._key(self.given)}
@@ -102,7 +104,8 @@ class Reveal:
 
     def _table(self) -> dict[str, list]:
         """{what the form gives: [right, HTML]}; "" stands for a number that is not named."""
-        told = {self._key(given): self.question.told(given, self.answer) for given in (*self.question.every(), self.answer)}
+        told = {self._key(given): self.question.told(given, self.answer) for given in (*self.question.every(),
+                                                                                       self.answer)}
         return {key: [each.right, paragraphs(each.text)] for key, each in told.items()}
 
     def _key(self, given: object) -> str:

@@ -7,7 +7,7 @@ Leaves out: what happens in the story.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from html import escape
 
@@ -28,12 +28,17 @@ class Comparison:
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
         kernels = list(next(iter(self.rows.values()), {}))
         head = "".join(f"<th scope=col>{escape(kernel)}</th>" for kernel in kernels)
-        rows = "".join(f"<tr><th scope=row>{inline(what)}</th>{''.join(f'<td>{escape(str(v))}</td>' for v in of.values())}"
-                       f"<td>{'≠ differs' if what in self.differs else '= same'}</td></tr>" for what, of in self.rows.items())
+        rows = "".join(self._row(what, of.values()) for what, of in self.rows.items())
         text = [f"{plain(what)}: " + ", ".join(f"{kernel} {value}" for kernel, value in of.items())
                 + (" (differs)" if what in self.differs else "") for what, of in self.rows.items()]
         table = f"<table><tr><td></td>{head}<td></td></tr>{rows}</table>"
-        return {"text/html": frame("compare", " and ".join(kernels) + " side by side", table), "text/plain": "\n".join(text)}
+        return {"text/html": frame("compare", " and ".join(kernels) + " side by side", table),
+                "text/plain": "\n".join(text)}
+
+    def _row(self, what: str, values: Iterable[object]) -> str:
+        cells = "".join(f"<td>{escape(str(value))}</td>" for value in values)
+        same = "≠ differs" if what in self.differs else "= same"
+        return f"<tr><th scope=row>{inline(what)}</th>{cells}<td>{same}</td></tr>"
 
 
 def compare(seen: Mapping[str, object], probes: Mapping[str, Callable[[object], object]]) -> Comparison:

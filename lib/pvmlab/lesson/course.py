@@ -42,14 +42,16 @@ class Page:
         """How far one has come, in words."""
         results = {name: note["result"] for name, note in notes.items()}
         made = [results[name] for name in self.predictions if name in results]
-        told = [f"{len(made)} of {len(self.predictions)} predictions, {made.count('right')} right"] if self.predictions else []
+        told = [f"{len(made)} of {len(self.predictions)} predictions, {made.count('right')} "
+                f"right"] if self.predictions else []
         told += [f"exercise “{name}” {results[name]}" for name in self.exercises if name in results]
         return "; ".join(told) if results else (f"{len(self.predictions)} predictions" if self.predictions else "")
 
 
 def pages(folder: Path | None = None) -> tuple[Page, ...]:
     """Return the notebooks of a folder (default: notebooks/) that say what they are: in order, the template last."""
-    return tuple(page for path in sorted((folder or root() / "notebooks").glob("*.ipynb")) if (page := _page(path)).part)
+    return tuple(page for path in sorted((folder or root() / "notebooks").glob("*.ipynb"))
+                 if (page := _page(path)).part)
 
 
 def _page(path: Path) -> Page:

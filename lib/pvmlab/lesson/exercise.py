@@ -101,7 +101,8 @@ class Task:
         """Return the task, its hints and its solution, all but the task folded."""
         hints = "".join(f"<details><summary>Hint {n}</summary>{paragraphs(hint.format(**self.variant))}</details>"
                         for n, hint in enumerate(self.exercise.hints, 1))
-        body = (f"<p><strong>Exercise</strong> (variant {self.seed})</p>{paragraphs(self.exercise.text.format(**self.variant))}"
+        body = (f"<p><strong>Exercise</strong> (variant "
+                f"{self.seed})</p>{paragraphs(self.exercise.text.format(**self.variant))}"
                 f"{hints}<details><summary>One solution</summary><pre>{escape(self.solution)}</pre></details>")
         return frame("exercise", f"exercise, variant {self.seed}", body)
 

@@ -46,7 +46,8 @@ function pvlAsk(root, data) {
     close();
     said.tabIndex = -1;
     said.focus();
-    pvlCommit({ token: data.token, name: data.name }, data.kind === "number" ? String(Number(given[0])) : given.join(","));
+    const answer = data.kind === "number" ? String(Number(given[0])) : given.join(",");
+    pvlCommit({ token: data.token, name: data.name }, answer);
   });
 }
 

@@ -48,7 +48,8 @@ class Lesson:
     def predict(self, name: str) -> Asked:
         """Ask a question of this lesson (questions/), before the call that answers it."""
         if name not in self._all:
-            raise UsageError(f"lesson {self.number} has no question {name!r}", f"there are {', '.join(self._all) or 'none'}")
+            raise UsageError(f"lesson {self.number} has no question {name!r}", f"there are "
+                                                                               f"{', '.join(self._all) or 'none'}")
         self.questions[name] = self._all[name]
         return Asked(self.questions[name], self.token, self.review)
 
@@ -59,7 +60,8 @@ class Lesson:
         the difference of the last two snapshots, or the only one. None: no figure.
         """
         if name not in self.questions:
-            raise UsageError(f"there is no question {name!r} yet", "it was not asked", "run the cell that asks it first")
+            raise UsageError(f"there is no question {name!r} yet", "it was not asked",
+                             "run the cell that asks it first")
         if not snapshots:
             raise UsageError(f"question {name!r}", "nobody was asked", "give the snapshots that decide")
         if show is ...:
@@ -118,7 +120,8 @@ class Lesson:
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
         """The head of a lesson, with the reviewer's way in."""
         body = (f"<span>Lesson {self.number}. Predictions first: the kernel answers after you commit.</span>"
-                '<button type="button" class="pvl-skip">For reviewers: open all answers and go to the first call</button>'
+                '<button type="button" class="pvl-skip">For reviewers: open all answers and go to the first '
+                'call</button>'
                 '<span class="pvl-said" role="status"></span>')
         return {"text/html": frame("head", f"lesson {self.number}", body, "pvlHead"), "text/plain": repr(self)}
 

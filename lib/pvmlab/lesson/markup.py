@@ -43,6 +43,7 @@ def frame(kind: str, label: str, body: str, action: str = "pvlOn", data: object 
     """
     name = f"pvl-{secrets.token_hex(6)}"
     given = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
-    script = f"{SCRIPT}\nfor (const root of document.querySelectorAll('[id=\"{name}\"]:not(.pvl-on)')) {action}(root, {given});"
+    mine = f"document.querySelectorAll('[id=\"{name}\"]:not(.pvl-on)')"
+    script = f"{SCRIPT}\nfor (const root of {mine}) {action}(root, {given});"
     return (f'<div class="pvl pvl-{kind}" id="{name}" role="group" aria-label="{escape(label)}">'
             f'{body}</div><style>{STYLE}</style><script>(() => {{\n{script}\n}})();</script>')

@@ -18,13 +18,16 @@ from pathlib import Path
 
 
 def path() -> Path:
-    """Return the file: PVMLAB_STATE, else XDG_STATE_HOME/pvmlab, else ~/.local/state/pvmlab, and there progress.json."""
+    """Return progress.json in PVMLAB_STATE, else XDG_STATE_HOME/pvmlab, else ~/.local/state/pvmlab."""
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(os.environ.get("PVMLAB_STATE") or Path(base) / "pvmlab") / "progress.json"
 
 
 def read() -> dict[str, dict[str, dict[str, str]]]:
-    """Return {lesson: {name: {"result": "right", "wrong", "almost" or "correct", "when": ISO date}}}; {} where nothing can be read."""
+    """Return {lesson: {name: {"result": …, "when": ISO date}}}; {} where nothing can be read.
+
+    Results: "right" and "wrong" of predictions, "almost" and "correct" of exercises.
+    """
     try:
         found = json.loads(path().read_text())
     except (OSError, ValueError):

@@ -28,8 +28,10 @@ from .verdict import MIME
 _SECONDS_A_CELL = 120
 #: nbconvert's page would fetch these: none of our pages needs them.
 _NOT_FETCHED = ("mathjax_url", "require_js_url", "jquery_url", "mermaid_js_url", "mermaid_layout_elk_js_url")
-_HEAD = ('<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-         "<title>{title}</title><style>:root {{ color-scheme: light dark }} body {{ font: 15px/1.55 system-ui, sans-serif; "
+_HEAD = ('<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
+         'content="width=device-width">'
+         "<title>{title}</title><style>:root {{ color-scheme: light dark }} body {{ font: 15px/1.55 system-ui, "
+         "sans-serif; "
          "max-width: 78em; margin: 2em auto; padding: 0 1.5em }}\n{style}</style></head><body>")
 
 
@@ -93,9 +95,11 @@ def _linked(html: str) -> str:
 def _index_page(all_pages: tuple[Page, ...]) -> str:
     table = _linked(Course(all_pages, {}).html(progress=False))
     return (_HEAD.format(title="The review you can run", style=STYLE)
-            + f'<h1>The review you can run</h1><p>A course on Linux’s process_vm_mmap() proposal of May 2019, as it ran on {_kernels()}, '
+            + f'<h1>The review you can run</h1><p>A course on Linux’s process_vm_mmap() proposal of May 2019, as it '
+              f'ran on {_kernels()}, '
               f"{date.today():%-d %B %Y}. The figures step and the questions ask, without a kernel behind them.</p>"
-              f'<div class="pvl pvl-course">{table}</div><p><a href="review.html">The review: all verdicts on one page</a></p></body></html>')
+              f'<div class="pvl pvl-course">{table}</div><p><a href="review.html">The review: all verdicts on one '
+              f'page</a></p></body></html>')
 
 
 def _kernels() -> str:
@@ -116,15 +120,20 @@ def _review_page(books: dict[Page, nbformat.NotebookNode]) -> str:
                    f"<td><strong>{v['verdict']}</strong></td></tr>" for i, v in enumerate(found))
     parts = "".join(_one_verdict(i, v, files) for i, v in enumerate(found))
     return (_HEAD.format(title="The review, verdict by verdict", style=STYLE)
-            + f"<h1>The review, verdict by verdict</h1><p>{len(found)} claims of the thread, each put to a running kernel, "
-              f"{date.today():%-d %B %Y}. Every verdict and every piece of evidence was computed from the kernel’s memory.</p>"
-              f'<div class="pvl"><table><tr><th scope=col>message</th><th scope=col>claim</th><th scope=col>verdict</th></tr>{rows}'
+            + f"<h1>The review, verdict by verdict</h1><p>{len(found)} claims of the thread, each put to a running "
+              f"kernel, "
+              f"{date.today():%-d %B %Y}. Every verdict and every piece of evidence was computed from the kernel’s "
+              f"memory.</p>"
+              f'<div class="pvl"><table><tr><th scope=col>message</th><th scope=col>claim</th><th '
+              f'scope=col>verdict</th></tr>{rows}'
               f"</table></div>{parts}</body></html>")
 
 
 def _one_verdict(i: int, v: dict, files: dict[str, str]) -> str:
-    rows = "".join(f"<tr><th scope=row>{inline(what)}</th><td>{escape(value)}</td></tr>" for what, value in v["evidence"])
+    rows = "".join(f"<tr><th scope=row>{inline(what)}</th><td>{escape(value)}</td></tr>"
+                   for what, value in v["evidence"])
     where = files.get(v["lesson"], "")
-    return (f'<h2 id="v{i}">{escape(v["who"])}: {v["verdict"]}</h2><div class="pvl pvl-verdict"><p>{inline(v["claim"])}</p>'
+    return (f'<h2 id="v{i}">{escape(v["who"])}: {v["verdict"]}</h2><div class="pvl '
+            f'pvl-verdict"><p>{inline(v["claim"])}</p>'
             f'<table>{rows}</table>{v["figure"]}<p class="pvl-source">Linux {escape(v["kernel"])}, {v["date"]}, '
             f'<a href="{where}">notebook {escape(v["lesson"])}</a></p></div>')

@@ -22,11 +22,14 @@ MIME = "application/vnd.pvmlab.verdict+json"
 #: Who wrote each message of the thread, and when in 2019.
 THREAD = {"cover": ("Kirill Tkhai", "20 May")} | {
     str(n): (who, day) for who, day, numbers in (
-        ("Andy Lutomirski", "21 May", (1, 5)), ("Kirill Tkhai", "21 May", (2, 3, 6, 8)), ("Jann Horn", "21 May", (4, 7)),
+        ("Andy Lutomirski", "21 May", (1, 5)), ("Kirill Tkhai", "21 May", (2, 3, 6, 8)), ("Jann Horn", "21 May", (4,
+                                                                                                                  7)),
         ("Kirill Tkhai", "22 May", (9,)), ("Kirill A. Shutemov", "22 May", (10,)), ("Kirill Tkhai", "23 May", (11,)),
         ("Andy Lutomirski", "23 May", (12,)), ("Kirill Tkhai", "24 May", (13, 14, 16)),
-        ("Kirill A. Shutemov", "24 May", (15,)), ("Kirill A. Shutemov", "27 May", (17,)), ("Kirill Tkhai", "28 May", (18,)),
-        ("Kirill A. Shutemov", "28 May", (19,)), ("Kirill Tkhai", "29 May", (20,)), ("Kirill Tkhai", "3 June", (21, 22)),
+        ("Kirill A. Shutemov", "24 May", (15,)), ("Kirill A. Shutemov", "27 May", (17,)), ("Kirill Tkhai", "28 May",
+                                                                                           (18,)),
+        ("Kirill A. Shutemov", "28 May", (19,)), ("Kirill Tkhai", "29 May", (20,)), ("Kirill Tkhai", "3 June", (21,
+                                                                                                                22)),
         ("Kirill A. Shutemov", "3 June", (23,)), ("Kirill Tkhai", "4 June", (24,))) for n in numbers}
 
 
@@ -81,8 +84,12 @@ class Verdict:
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, object]:
         made = self.data()
-        rows = "".join(f"<tr><th scope=row>{inline(what)}</th><td>{escape(value)}</td></tr>" for what, value in self.rows())
-        body = (f"<p>{escape(self.who)}: {inline(self.claim)}</p><p>The kernel's verdict: <strong>{self.verdict}</strong></p>"
+        rows = "".join(f"<tr><th scope=row>{inline(what)}</th><td>{escape(value)}</td></tr>" for what,
+                       value in self.rows())
+        body = (f"<p>{escape(self.who)}: {inline(self.claim)}</p><p>The kernel's verdict: "
+                f"<strong>{self.verdict}</strong></p>"
                 f"<table>{rows}</table>{made['figure']}<p class=pvl-source>Linux {escape(self.kernel)}</p>")
-        text = [f"{self.who}: {plain(self.claim)}", f"verdict: {self.verdict}", *(f"  {a}: {b}" for a, b in self.rows())]
-        return {"text/html": frame("verdict", f"verdict on {self.who}", body), "text/plain": "\n".join(text), MIME: made}
+        text = [f"{self.who}: {plain(self.claim)}", f"verdict: {self.verdict}", *(f"  {a}: {b}" for a,
+                                                                                  b in self.rows())]
+        return {"text/html": frame("verdict", f"verdict on {self.who}", body), "text/plain": "\n".join(text),
+                MIME: made}

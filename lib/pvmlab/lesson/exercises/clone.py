@@ -59,17 +59,21 @@ def _how_often(seen: Snapshot, variant: Variant) -> Finding:
 
 EXERCISES = {
     "two consumers": Exercise(
-        text="The server has {pages} pages, all written. Let **one** and **other** both map all of them, and bring it about that each of the three has "
+        text="The server has {pages} pages, all written. Let **one** and **other** both map all of them, and bring it "
+             "about that each of the three has "
              "page {own} in a frame of its own, while all other pages lie in **one** frame for all three.",
         vary=_vary_consumers, check=_two_consumers,
-        hints=("Two calls, one for each consumer. `one.process_vm_mmap(server, buf, pages=…)` returns where the clone lies.",
+        hints=("Two calls, one for each consumer. `one.process_vm_mmap(server, buf, pages=…)` returns where the clone "
+               "lies.",
                "Who writes to a shared page gets a copy. Three processes, three frames: how many have to write?",
-               "Both consumers write to their page {own}; it lies at dst + {own} * 4096. The server keeps the old frame."),
+               "Both consumers write to their page {own}; it lies at dst + {own} * 4096. The server keeps the old "
+               "frame."),
         solution="for task in (one, other):\n    dst = task.process_vm_mmap(server, buf, pages={pages})\n"
                  "    task.write(dst + {own} * 4096, b\"mine\")",
         nearly="for task in (one, other):\n    dst = task.process_vm_mmap(server, buf, pages={pages})"),
     "how often": Exercise(
-        text="Bring one page into `A` **{times} times**: one frame, {times} addresses of `A`. At the end nobody else maps it.",
+        text="Bring one page into `A` **{times} times**: one frame, {times} addresses of `A`. At the end nobody else "
+             "maps it.",
         vary=_vary_often, check=_how_often,
         hints=("The page has to come back from somebody else: from a child.",
                "Each `A.process_vm_mmap(B, buf, pages=1)` is one time more. {calls} of them, and the one that A had.",

@@ -40,12 +40,16 @@ def _frames(seen: Snapshot, addr: int) -> set[int | None]:
 
 
 EXERCISES = {"family": Exercise(
-    text="Make a family of {processes} processes: `A` and its descendants. `A` has one mapping of {pages} pages. Its page {shared} lies in "
-         "**one** frame for the whole family. Its page {own} lies in as many frames as there are processes. (Pages are counted from 0.)",
+    text="Make a family of {processes} processes: `A` and its descendants. `A` has one mapping of {pages} pages. Its "
+         "page {shared} lies in "
+         "**one** frame for the whole family. Its page {own} lies in as many frames as there are processes. (Pages "
+         "are counted from 0.)",
     vary=_vary, check=_family,
     hints=("What is there before `A.fork(\"B\")` is shared after it, until somebody writes.",
-           "`A.touch(buf, {pages}, write=True)` gives all pages a frame. Each child is a task of its own: `B = A.fork(\"B\")`.",
-           "How many processes have to write to page {own}, so that each has its own? Not all: who is left over keeps the old frame."),
+           "`A.touch(buf, {pages}, write=True)` gives all pages a frame. Each child is a task of its own: `B = "
+           "A.fork(\"B\")`.",
+           "How many processes have to write to page {own}, so that each has its own? Not all: who is left over keeps "
+           "the old frame."),
     solution="buf = A.mmap(pages={pages})\nA.touch(buf, {pages}, write=True)\n"
              "for i in range(1, {processes}):\n    A.fork(f\"child{{i}}\").write(buf + {own} * 4096, b\"mine\")",
     nearly="buf = A.mmap(pages={pages})\nA.touch(buf, {pages}, write=True)\n"

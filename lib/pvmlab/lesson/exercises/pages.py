@@ -40,12 +40,15 @@ def _kinds(seen: Snapshot, vma: Vma) -> dict[int, str]:
 
 
 EXERCISES = {"sparse": Exercise(
-    text="Bring the server into this state: **one** mapping of {pages} pages. Its page {written} has a frame of its own, "
-         "its page {read} has an entry that names the zero page, and no other page has an entry. (Pages are counted from 0.)",
+    text="Bring the server into this state: **one** mapping of {pages} pages. Its page {written} has a frame of its "
+         "own, "
+         "its page {read} has an entry that names the zero page, and no other page has an entry. (Pages are counted "
+         "from 0.)",
     vary=_vary, check=_sparse,
     hints=("Three calls are enough: one that promises, one that writes, one that reads.",
            "`server.mmap(pages=…)` returns the address of page 0. Page n begins n · 4096 bytes behind it.",
-           "`server.write(buf + {written} * 4096, b\"x\")` takes a frame. What does a read of a page that nobody wrote take?"),
+           "`server.write(buf + {written} * 4096, b\"x\")` takes a frame. What does a read of a page that nobody "
+           "wrote take?"),
     solution="buf = server.mmap(pages={pages})\nserver.write(buf + {written} * 4096, b\"x\")\n"
              "server.read(buf + {read} * 4096, 1)",
     nearly="buf = server.mmap(pages={pages})\nserver.write(buf + {written} * 4096, b\"x\")\n"

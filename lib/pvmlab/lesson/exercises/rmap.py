@@ -31,12 +31,16 @@ def _visits(seen: Snapshot, variant: Variant) -> Finding:
 
 
 EXERCISES = {"visits": Exercise(
-    text="`A` has one mapping of **one** page and has written to it. Bring things about so that a reverse-map walk for A's frame makes "
+    text="`A` has one mapping of **one** page and has written to it. Bring things about so that a reverse-map walk "
+         "for A's frame makes "
          "**{visits}** visits and has **{hits}** hits.",
     vary=_vary, check=_visits,
     hints=("A visit is a VMA in the tree of A's anon_vma. What puts another one there?",
            "Each descendant of A is one visit more. It is a hit as long as it still shares the frame.",
-           "{children} children make {visits} visits. A child that writes to the page gets a frame of its own, and its visit is in vain from then on."),
-    solution="buf = A.mmap(pages=1)\nA.write(buf, b\"page\")\nchildren = [A.fork(f\"child{{i}}\") for i in range({children})]\n"
+           "{children} children make {visits} visits. A child that writes to the page gets a frame of its own, and "
+           "its visit is in vain from then on."),
+    solution="buf = A.mmap(pages=1)\nA.write(buf, b\"page\")\nchildren = [A.fork(f\"child{{i}}\") for i in "
+             "range({children})]\n"
              "for child in children[{hits} - 1:]:\n    child.write(buf, b\"mine\")",
-    nearly="buf = A.mmap(pages=1)\nA.write(buf, b\"page\")\nchildren = [A.fork(f\"child{{i}}\") for i in range({children})]")}
+    nearly="buf = A.mmap(pages=1)\nA.write(buf, b\"page\")\nchildren = [A.fork(f\"child{{i}}\") for i in "
+           "range({children})]")}

@@ -36,12 +36,15 @@ def _frames(seen: Snapshot, who: str, pages: int) -> int:
 
 
 EXERCISES = {"narrow": Exercise(
-    text="The server holds {pages} pages. Both processes together may use hardly more than that, and there is no swap. Hand all pages over: at "
-         "the end the consumer has {pages} frames with the server's data, the server has none of them, and both are alive.",
+    text="The server holds {pages} pages. Both processes together may use hardly more than that, and there is no "
+         "swap. Hand all pages over: at "
+         "the end the consumer has {pages} frames with the server's data, the server has none of them, and both are "
+         "alive.",
     vary=_vary, check=_handed_over,
     hints=("All at once needs twice the memory. The kernel would kill one of the two.",
            "Copy a few pages with `process_vm_writev()`, let the server give those back, go on with the next.",
-           "`server.madvise(addr, calls.MADV_DONTNEED, pages=n)` gives frames back and keeps the promise. `hand_over()` of section 3 does both "
+           "`server.madvise(addr, calls.MADV_DONTNEED, pages=n)` gives frames back and keeps the promise. "
+           "`hand_over()` of section 3 does both "
            "in a loop. (There is a way with a single call, too. It is this course's subject.)"),
     solution="dst = consumer.mmap(pages={pages})\n"
              "for done in hand_over(server, consumer, buf, dst, pages={pages}, chunk=16):\n    pass",

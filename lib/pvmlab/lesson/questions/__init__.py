@@ -26,7 +26,8 @@ def read(lesson: str) -> dict[str, Question]:
     path = Path(__file__).parent / f"{lesson}.toml"
     if not path.exists():
         return {}
-    return {name: _question(f"{path.name}: {name}", name, entry) for name, entry in tomllib.loads(path.read_text()).items()}
+    return {name: _question(f"{path.name}: {name}", name, entry) for name,
+            entry in tomllib.loads(path.read_text()).items()}
 
 
 def _question(where: str, name: str, entry: Mapping[str, object]) -> Question:
