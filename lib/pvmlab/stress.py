@@ -46,12 +46,11 @@ class Plan:
     keep: tuple[int, ...] | None = None
     tell: bool = False
     stay: bool = False
-    move: bool = False
     plant: bool = False
 
     def text(self) -> str:
         """Return the plan as the program reads it."""
-        words = ("seed", "rounds", "ops", "check", "tell", "stay", "move", "plant")
+        words = ("seed", "rounds", "ops", "check", "tell", "stay", "plant")
         lines = [f"{word} {int(getattr(self, word))}" for word in words]
         lines += [f"keep {first} {last + 1}" for first, last in runs(self.keep or ())]
         return "\n".join(lines) + "\n"
@@ -202,10 +201,10 @@ class Sample:
     differences: tuple[str, ...]
 
 
-def sample(kernel: str, seed: int, ops: int = 400, move: bool = False) -> Sample:
+def sample(kernel: str, seed: int, ops: int = 400) -> Sample:
     """Stop a random world after `ops` operations, and hold the kernel's tables and RAM against the model of mix.c."""
     with machine(kernel) as lab:
-        outcome = run(lab, Plan(seed, ops=ops, stay=True, move=move))
+        outcome = run(lab, Plan(seed, ops=ops, stay=True))
         if outcome.failure:
             return Sample(0, 0, (outcome.failure.what,))
         claims = re.findall(r"^model (\d+) 0x(\w+) (\d+) (\d+) 0x(\w+)$", outcome.told, re.M)
@@ -337,16 +336,19 @@ def _sampled(kernel: str, seed: int) -> bool:
 
 def _rounds(args: argparse.Namespace, seed: int) -> int:
     """Rounds in one machine after another until the time is over."""
-    start, first, done, cloned, at_once = time.monotonic(), seed, 0, 0, 1
+    start, first, at_once = time.monotonic(), seed, 1
+    done = cloned = moved = 0
     while (seed - first < args.rounds) if args.rounds else (time.monotonic() - start < args.seconds):
         begun, plan = time.monotonic(), Plan(seed, at_once, args.ops)
         with machine(args.kernel) as lab:
             outcome = run(lab, plan)
         if outcome.failure:
             return _report(args.kernel, outcome.failure, plan)
-        seed, done, cloned = seed + at_once, done + outcome.ops, cloned + outcome.cloned
+        seed, done = seed + at_once, done + outcome.ops
+        cloned, moved = cloned + outcome.cloned, moved + outcome.moved
         took = time.monotonic() - begun
-        say(f"seeds {first} to {seed - 1}: {done:,} operations, {cloned:,} clones; {outcome.ops / took:,.0f} a second")
+        say(f"seeds {first} to {seed - 1}: {done:,} operations, {cloned:,} clones, {moved:,} of them moves; "
+            f"{outcome.ops / took:,.0f} a second")
         at_once = max(1, min(50, int(at_once * 15 / took)))
         if args.rounds:
             at_once = min(at_once, max(1, args.rounds - (seed - first)))
