@@ -19,7 +19,7 @@ lab: ## set everything up, then open the notebooks in JupyterLab (127.0.0.1, wit
 	@exec $(PYTHON) -m jupyterlab --ServerApp.ip=127.0.0.1 \
 		--LabApp.default_url=/lab/tree/00-start-here.ipynb --log-level=WARN $(AS_ROOT) $(NO_BROWSER) $(OFFLINE) notebooks
 
-test: ## all that CI runs: is the image up to date, the notebooks, the tests
+test: ## is the image up to date, the notebooks, the tests
 	@binder/setup lib/tests/apt.txt
 	@$(PYTHON) vm-image/build check
 	@failed=0; \
