@@ -4,24 +4,23 @@
 Adds: the hunks of kernel-patches/, applied in order to nothing but line
 numbers: for each line of the result that a hunk shows, its text and the last
 patch that wrote it.
-Leaves out: the kernel's source; what no hunk shows is not known here.
+Leaves out: reading the files (series.py), and the kernel's source: what no hunk
+shows is not known here.
 """
 
 from __future__ import annotations
 
 import bisect
-import re
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 
-from .image import root
+from . import series
 from .model import Patch
+from .series import Hunk, PatchFile
 
 #: A kernel's series, one on top of another (vm-image/build has the same).
 SERIES = {"v2": ("v2",), "v3": ("v2", "v3")}
-_HUNK = re.compile(r"^@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
-_SUBJECT = re.compile(r"^Subject: \[.*? (\d+)/(\d+)\] (.*(?:\n .*)*)", re.M)
 
 
 class Touched:
@@ -33,13 +32,13 @@ class Touched:
         #: Lines after which a patch took something away, with that patch.
         self.cuts: list[tuple[int, Patch]] = []
 
-    def apply(self, first: int, hunk: list[str], patch: Patch) -> None:
-        """Apply one hunk: `first` is its first line's number before, its lines begin with " ", "-" or "+"."""
+    def apply(self, first: int, hunk: Hunk, patch: Patch) -> None:
+        """Apply one hunk, whose first line is number `first` now."""
         known = dict(zip(self._numbers, self._lines))
-        before, shift = first, sum({"+": 1, "-": -1}.get(line[:1], 0) for line in hunk)
+        before, shift = first, hunk.grows
         new: dict[int, tuple[str, Patch | None]] = {}
         at, cuts = first, []
-        for line in hunk:
+        for line in hunk.lines:
             if line[:1] == "+":
                 new[at], at = (line[1:], patch), at + 1
             elif line[:1] == "-":
@@ -72,43 +71,15 @@ class Touched:
 def touched(kernel: str) -> dict[str, Touched]:
     """Return {path in the kernel's source: Touched} of a bundled kernel's series."""
     files: dict[str, Touched] = {}
-    for series in SERIES.get(kernel, ()):
-        for path in sorted((root() / "kernel-patches" / series).glob("0*.patch")):
-            _apply(path, series, files)
+    for name in SERIES.get(kernel, ()):
+        for found in series.patches(name):
+            _apply(found, files)
     return files
 
 
-def _apply(path: Path, series: str, files: dict[str, Touched]) -> None:
-    text = path.read_text(errors="replace")
-    number, count, subject = _SUBJECT.search(text).groups()
-    patch = Patch(series, int(number), int(count), " ".join(subject.split()))
-    for name, diff in _diffs(text):
-        shift = 0
-        for first, hunk in _hunks(diff):
-            # A hunk's first line is given before the patch; earlier hunks of the file moved it.
-            files.setdefault(name, Touched()).apply(first + shift, hunk, patch)
-            shift += sum({"+": 1, "-": -1}.get(line[:1], 0) for line in hunk)
-
-
-def _diffs(text: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield (path, lines) of each file's part."""
-    parts = re.split(r"^diff --git a/\S+ b/(\S+)\n", text, flags=re.M)
-    for name, part in zip(parts[1::2], parts[2::2]):
-        yield name, part.splitlines()
-
-
-def _hunks(lines: list[str]) -> Iterator[tuple[int, list[str]]]:
-    """Yield (first line before, lines) of each hunk; its head says how many lines belong to it."""
-    at = 0
-    while at < len(lines):
-        head = _HUNK.match(lines[at])
-        at += 1
-        if not head:
-            continue
-        old, new, hunk = int(head[2] or 1), int(head[4] or 1), []
-        while old or new:
-            line = lines[at]
-            old, new = old - (line[:1] != "+"), new - (line[:1] != "-")
-            hunk.append(line)
-            at += 1
-        yield int(head[1]) + (not int(head[2] or 1)), hunk
+def _apply(found: PatchFile, files: dict[str, Touched]) -> None:
+    """A hunk's first line is given before the patch; earlier hunks of the file moved it."""
+    shift: Counter[str] = Counter()
+    for hunk in found.hunks:
+        files.setdefault(hunk.file, Touched()).apply(hunk.before + shift[hunk.file], hunk, found.patch)
+        shift[hunk.file] += hunk.grows

@@ -31,7 +31,8 @@ MAY = {
     "vm": {"image", "qmp"},
     # stopping it inside a call
     "gdb": set(),
-    "patches": {"image", "model"},
+    "patches": {"model", "series"},
+    "series": {"errors", "image", "model"},
     "places": {"image", "model", "patches"},
     "stops": {"gdb", "model", "vm"},
     "film": {"model"},

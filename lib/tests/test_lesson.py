@@ -16,9 +16,9 @@ from pvmlab.lesson import Lesson, changed, compare, patch, progress, questions
 from pvmlab.lesson.course import Course, pages
 from pvmlab.lesson.exercise import Exercise, Task, almost, correct, missing
 from pvmlab.lesson.markup import inline, plain
-from pvmlab.lesson.patches import read, subjects
 from pvmlab.lesson.question import Question
 from pvmlab.lesson.verdict import MIME
+from pvmlab.series import read, subjects
 
 BEFORE, AFTER = worlds.clone()
 CHOICE = Question("c", "which?", "choice", {"a": "text of a", "b": "text of b"})

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pvmlab.model import Patch
-from pvmlab.patches import SERIES, Touched, _hunks, touched
+from pvmlab.patches import SERIES, Touched, touched
+from pvmlab.series import hunks
 
 EDITS = st.lists(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=4),
                  min_size=1, max_size=4)
@@ -26,9 +27,9 @@ def test_each_line_has_its_last_patch(series):
             text = [*text[:at], *((f"{number}.{at}.{i}", patch) for i in range(put)), *text[at + cut:]]
         diff = difflib.unified_diff([t for t, _ in old], [t for t, _ in text], lineterm="", n=3)
         shift = 0
-        for first, hunk in _hunks(list(diff)):
-            shown.apply(first + shift, hunk, patch)
-            shift += sum({"+": 1, "-": -1}.get(line[:1], 0) for line in hunk)
+        for hunk in hunks("diff --git a/f b/f\n" + "\n".join(diff)):
+            shown.apply(hunk.before + shift, hunk, patch)
+            shift += hunk.grows
     known = list(shown.between(1, len(text)))
     assert [(t, bool(p)) for n, t, p in known] == [(text[n - 1][0], bool(text[n - 1][1])) for n, _, _ in known]
     new = {n for n, (_, p) in enumerate(text, 1) if p}

@@ -3,25 +3,23 @@
 
 Adds: patch(), which shows a function's part of a patch in colour, what did
 not change folded, and beside it what the patch's own message says of it.
-Leaves out: applying patches (vm-image/build).
+Leaves out: reading the files (../series.py).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 from itertools import groupby
-from pathlib import Path
 
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import CLexer
 
 from ..errors import UsageError
-from ..image import root
+from ..series import Hunk, PatchFile, read
 from .markup import frame, paragraphs
 
 #: Unchanged lines in a row that are still shown; of a longer row, so many at each end.
@@ -29,69 +27,10 @@ _MOST_PLAIN, _ENDS = 5, 2
 _CLASS = {"+": " add", "-": " del", " ": ""}
 
 
-@dataclass(frozen=True)
-class Hunk:
-    """One hunk. at: the function git names behind the @@; lines: as they stand, each with its sign."""
-
-    file: str
-    at: str
-    start: int
-    lines: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Patch:
-    """One patch file: subject without its brackets, paragraphs of the message, hunks."""
-
-    series: str
-    number: int
-    subject: str
-    message: tuple[str, ...]
-    hunks: tuple[Hunk, ...]
-
-    @property
-    def name(self) -> str:
-        return f"{self.series} patch {self.number}"
-
-
-def read(series: str, number: int) -> Patch:
-    """Read kernel-patches/SERIES/NUMBER-*.patch; UsageError where there is none."""
-    folder = root() / "kernel-patches" / series
-    found = sorted(folder.glob(f"{number:04}-*.patch")) if number > 0 else []
-    if not found:
-        there = sorted(int(p.name[:4]) for p in folder.glob("0*.patch") if not p.name.startswith("0000"))
-        raise UsageError(f"patch({series!r}, {number})", f"there is none in {folder}",
-                         f"there are {there[0]} to {there[-1]}" if there else "the series are v2 and v3")
-    return _parse(series, number, found[0])
-
-
-def subjects(series: str) -> dict[int, str]:
-    """Return {number: subject} of a series of kernel-patches, in order."""
-    numbers = (int(p.name[:4]) for p in sorted((root() / "kernel-patches" / series).glob("0*.patch")))
-    return {number: read(series, number).subject.removeprefix("mm: ") for number in numbers if number}
-
-
-def _parse(series: str, number: int, path: Path) -> Patch:
-    head, _, rest = path.read_text().partition("\n---\n")
-    fields, _, message = head.partition("\n\n")
-    subject = re.sub(r"\s+", " ", re.search(r"^Subject: (?:\[[^]]*\] )?(.*(?:\n .*)*)", fields, re.M)[1])
-    return Patch(series, number, subject, tuple(message.strip("\n").split("\n\n")), tuple(_hunks(rest)))
-
-
-def _hunks(diff: str) -> Iterator[Hunk]:
-    for part in re.split(r"^diff --git ", diff, flags=re.M)[1:]:
-        file = re.match(r"a/(\S+)", part)[1]
-        for piece in re.split(r"^@@ ", part, flags=re.M)[1:]:
-            place, _, rest = piece.partition("\n")
-            start = int(re.search(r"\+(\d+)", place)[1])
-            lines = re.split(r"^-- $", rest, maxsplit=1, flags=re.M)[0].rstrip("\n").split("\n")
-            yield Hunk(file, place.partition("@@")[2].strip(), start, tuple(line or " " for line in lines))
-
-
 class Excerpt:
     """A piece of a patch as it stands in a notebook."""
 
-    def __init__(self, patch: Patch, pieces: Sequence[Hunk], said: Sequence[str]) -> None:
+    def __init__(self, patch: PatchFile, pieces: Sequence[Hunk], said: Sequence[str]) -> None:
         self.patch, self.pieces, self.said = patch, tuple(pieces), tuple(said)
 
     @cached_property
@@ -135,7 +74,7 @@ def patch(series: str, number: int, *, function: str | None = None, file: str | 
     return Excerpt(whole, pieces, _paragraphs(whole, (about,) if isinstance(about, str) else about, function))
 
 
-def _paragraphs(whole: Patch, about: Sequence[str], function: str | None) -> list[str]:
+def _paragraphs(whole: PatchFile, about: Sequence[str], function: str | None) -> list[str]:
     """The paragraphs that have these words, in their order; each of the words must be somewhere."""
     flat = [" ".join(part.split()) for part in whole.message]
     for words in about:
@@ -154,10 +93,10 @@ def _of_function(hunk: Hunk, function: str) -> Iterator[Hunk]:
         if start is None and named.match(line) and _defined(hunk.lines[i:]):
             start = _head(hunk.lines, i)
         if start is not None and line[:2] in (" }", "+}"):
-            yield Hunk(hunk.file, hunk.at, hunk.start + _new_lines(hunk.lines[:start]), hunk.lines[start:i + 1])
+            yield hunk.piece(start, i + 1)
             start = None
     if start is not None:
-        yield Hunk(hunk.file, hunk.at, hunk.start + _new_lines(hunk.lines[:start]), hunk.lines[start:])
+        yield hunk.piece(start)
 
 
 def _defined(lines: Sequence[str]) -> bool:
@@ -171,10 +110,6 @@ def _head(lines: Sequence[str], i: int) -> int:
     while i and lines[i - 1].strip("+- \t") and lines[i - 1][1:2] != "}":
         i -= 1
     return i
-
-
-def _new_lines(lines: Sequence[str]) -> int:
-    return sum(not line.startswith("-") for line in lines)
 
 
 def _coloured(lines: Sequence[str]) -> Iterator[tuple[str, str]]:
