@@ -68,7 +68,7 @@ TOP = {"__init__", "__main__", "lab", "doctor", "bench", "defects", "frontispiec
 #: What compares and draws knows frozen values only.
 PURE = {"model", "entry", "errors", "identity", "diff", "words", "draw", "figure"}
 #: What the specification may know: names and numbers of calls, and what a Snapshot is; no machine, no reader.
-SPEC = {"spec", "calls", "entry", "errors", "model"}
+SPEC = {"spec", "calls", "entry", "errors", "meanings", "model"}
 
 
 def modules():

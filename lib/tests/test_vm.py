@@ -260,7 +260,7 @@ def test_a_dead_task(machine_lab):
     server.kill()
     with pytest.raises(TaskGone, match="killed by SIGKILL.*spawn another"):
         server.mmap(pages=1)
-    with pytest.raises(GuestError, match="no such task"):
+    with pytest.raises(GuestError, match="no such process"):
         other.process_vm_mmap(server, 0x400000, pages=1)
 
 

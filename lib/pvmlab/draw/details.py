@@ -38,6 +38,7 @@ VM_WORDS = {
     "SOFTDIRTY": "new since clear_refs", "MIXEDMAP": "frames with and without a struct page",
     "HUGEPAGE": "huge pages are wanted", "NOHUGEPAGE": "huge pages are not wanted",
     "MERGEABLE": "KSM may merge its pages",
+    "FORKED": "was there at a fork, or comes from one (v3)",
     "SHADOW_STACK": "the processor's own stack of return addresses", "UFFD_MINOR": "userfaultfd hears of minor faults",
     "DROPPABLE": "may be dropped under pressure", "SEALED": "mseal()ed: cannot be unmapped or changed",
     **{f"PKEY_BIT{i}": "part of its protection key" for i in range(4)},

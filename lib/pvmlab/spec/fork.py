@@ -11,12 +11,17 @@ from .mm_types import VM, Mm
 from .rmap import anon_vma_fork, unlink_anon_vmas
 
 
-def dup_mmap(oldmm: Mm) -> Mm:
-    """dup_mmap(): the child's copy, VMA by VMA in address order, but for what must not be copied or is wiped."""
+def dup_mmap(oldmm: Mm, series: str) -> Mm:
+    """dup_mmap(): the child's copy, VMA by VMA in address order, but for what must not be copied or is wiped.
+
+    v3 marks what is copied, in parent and child.
+    """
     mm = Mm(oldmm.mmap_base)
     for mpnt in oldmm.vmas:
         if mpnt.vm_flags & VM.DONTCOPY:
             continue
+        if series != "v2" and not mpnt.vm_flags & VM.WIPEONFORK:
+            mpnt.vm_flags |= VM.FORKED
         tmp = mpnt.dup(mm=mm, anon_vma=None)
         mm.vmas.append(tmp)
         if not mpnt.vm_flags & VM.WIPEONFORK:

@@ -21,10 +21,13 @@ class VM(enum.IntFlag):
     MAYREAD, MAYWRITE, MAYEXEC = 1 << 4, 1 << 5, 1 << 6
     DONTCOPY, ACCOUNT, NORESERVE = 1 << 17, 1 << 20, 1 << 21
     WIPEONFORK, SOFTDIRTY = 1 << 25, 1 << 27
+    FORKED = 1 << 41        # v3 only
 
 
 ACCESS = VM.READ | VM.WRITE | VM.EXEC
 MAY_ACCESS = VM.MAYREAD | VM.MAYWRITE | VM.MAYEXEC
+#: What is_mergeable_vma() (mm/vma.c) does not compare.
+MERGES_ANYWAY = VM.SOFTDIRTY | VM.FORKED
 
 
 @dataclass(eq=False)

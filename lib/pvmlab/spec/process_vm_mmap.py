@@ -55,9 +55,8 @@ def _mmap_process_vm(series: str, mm: Mm, src_mm: Mm, src: int, len: int, dst: i
         return -errno.EEXIST
     if mm is src_mm:
         _refuse_disaster(src_vma, src, len, dst)
-    munmap(mm, dst, dst + len)
-    copy_vma = _copy_vma_v2 if series == "v2" else _copy_vma_v3
-    copy_vma(mm, src_vma, src, len, dst)
+    replace = _replace_v2 if series == "v2" else _replace_v3
+    replace(_proposal(mm, src_vma, src, len, dst), src_vma, src)
     return dst
 
 
@@ -85,21 +84,23 @@ def _new_vma(new: Proposal, src_vma: Vma) -> Vma:
     """copy_vma(): the source's anon_vma and its whole chain, not one made by a fork."""
     vma = src_vma.dup(mm=new.mm, vm_start=new.start, vm_end=new.end, vm_flags=new.flags, vm_pgoff=new.pgoff)
     anon_vma_clone(vma, src_vma)
-    return new.mm.link(vma)
+    return vma
 
 
-def _copy_vma_v2(mm: Mm, src_vma: Vma, src: int, len: int, dst: int) -> None:
-    """v2 merges first and copies the entries into what came out."""
-    new = _proposal(mm, src_vma, src, len, dst)
-    dst_vma = merge_new_range(new) or _new_vma(new, src_vma)
+def _replace_v2(new: Proposal, src_vma: Vma, src: int) -> None:
+    """v2 unmaps, merges, and copies the entries into what came out."""
+    munmap(new.mm, new.start, new.end)
+    dst_vma = merge_new_range(new) or new.mm.link(_new_vma(new, src_vma))
     if src_vma not in src_vma.mm.vmas:
         src_vma = dst_vma   # it was merged with its own copy
-    copy_page_range(dst_vma, src_vma, dst, src, src + len)
+    copy_page_range(dst_vma, src_vma, new.start, src, src + (new.end - new.start))
 
 
-def _copy_vma_v3(mm: Mm, src_vma: Vma, src: int, len: int, dst: int) -> None:
-    """v3 fills the VMA before it is merged, so that a walk of the reverse map never passes it too early."""
-    new = _proposal(mm, src_vma, src, len, dst)
+def _replace_v3(new: Proposal, src_vma: Vma, src: int) -> None:
+    """v3 makes the VMA aside, so that what it replaces is there until nothing can fail, and fills it before it is merged,
+    so that a walk of the reverse map never passes it too early."""
     dst_vma = _new_vma(new, src_vma)
-    copy_page_range(dst_vma, src_vma, dst, src, src + len)
+    munmap(new.mm, new.start, new.end)
+    new.mm.link(dst_vma)
+    copy_page_range(dst_vma, src_vma, new.start, src, src + (new.end - new.start))
     merge_existing_range(dst_vma, new)

@@ -7,7 +7,7 @@ Leaves out: walking them to find a page's entries (pvmlab.rmap does that on what
 
 from __future__ import annotations
 
-from .mm_types import ACCESS, VM, AnonVma, Vma
+from .mm_types import ACCESS, MERGES_ANYWAY, AnonVma, Vma
 
 
 def _attach(vma: Vma, anon_vma: AnonVma) -> None:
@@ -47,7 +47,7 @@ def find_mergeable_anon_vma(vma: Vma) -> AnonVma | None:
 
 def _compatible(a: Vma, b: Vma) -> bool:
     """anon_vma_compatible(), mm/vma.c."""
-    return not (a.vm_flags ^ b.vm_flags) & ~(ACCESS | VM.SOFTDIRTY) and b.vm_pgoff == a.vm_pgoff + a.pages
+    return not (a.vm_flags ^ b.vm_flags) & ~(ACCESS | MERGES_ANYWAY) and b.vm_pgoff == a.vm_pgoff + a.pages
 
 
 def anon_vma_prepare(vma: Vma) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ..model import PAGE_SHIFT
 from .memory import zap_range
-from .mm_types import VM, AnonVma, Mm, Vma
+from .mm_types import MERGES_ANYWAY, VM, AnonVma, Mm, Vma
 from .rmap import anon_vma_clone, may_share, unlink_anon_vmas
 
 
@@ -41,7 +41,7 @@ class Proposal:
 
     def _like(self, vma: Vma) -> bool:
         """is_mergeable_vma() and is_mergeable_anon_vma()."""
-        return not (vma.vm_flags ^ self.flags) & ~VM.SOFTDIRTY and may_share(self.anon_vma, vma.anon_vma, vma)
+        return not (vma.vm_flags ^ self.flags) & ~MERGES_ANYWAY and may_share(self.anon_vma, vma.anon_vma, vma)
 
 
 def merge_new_range(new: Proposal) -> Vma | None:
@@ -54,6 +54,7 @@ def merge_new_range(new: Proposal) -> Vma | None:
     grown = left or right
     if grown:
         _reshape(grown, left.vm_start if left else new.start, right.vm_end if right else new.end)
+        _spread_mark(grown, new, *((right,) if left and right else ()))
     if left and right:
         _remove(right)
     return grown
@@ -68,15 +69,24 @@ def merge_existing_range(vma: Vma, new: Proposal) -> Vma | None:
     if left and right:
         _take_anon_vma(left, right if right.anon_vma else vma)
         _reshape(left, left.vm_start, right.vm_end)
+        _spread_mark(left, new, vma, right)
         _remove(vma)
         _remove(right)
     elif left:
         _take_anon_vma(left, vma)
         _move_boundary(left, vma, left.vm_start, new.end, whole)
+        _spread_mark(left, new, *((vma,) if whole else ()))
     elif right:
         _take_anon_vma(right, vma)
         _move_boundary(right, vma, new.start, right.vm_end, whole)
+        _spread_mark(right, new, *((vma,) if whole else ()))
     return left or right
+
+
+def _spread_mark(grown: Vma, new: Proposal, *gone: Vma) -> None:
+    """commit_merge(): what becomes part of a VMA brings VM_FORKED along."""
+    for flags in (new.flags, *(vma.vm_flags for vma in gone)):
+        grown.vm_flags |= flags & VM.FORKED
 
 
 def _take_anon_vma(dst: Vma, src: Vma) -> None:
@@ -153,8 +163,9 @@ def modify_flags(vma: Vma, start: int, end: int, flags: VM) -> Vma:
         split(vma, start, new_below=True)
     if not merged and end < vma.vm_end:
         split(vma, end, new_below=False)
-    (merged or vma).vm_flags = flags
-    return merged or vma
+    result = merged or vma
+    result.vm_flags = flags | result.vm_flags & VM.FORKED       # vm_flags_reset(), include/linux/mm.h
+    return result
 
 
 def munmap(mm: Mm, start: int, end: int) -> None:

@@ -12,6 +12,7 @@ import signal
 
 from .. import calls
 from ..errors import GuestError, TaskFault, TaskGone, UsageError
+from ..meanings import errno_meaning
 from ..model import PAGE_SIZE, Snapshot
 from . import mmap as _mmap
 from .describe import describe
@@ -162,7 +163,7 @@ class Task:
 
     def fork(self, name: str) -> Task:
         """fork(2); return the child."""
-        return self.world._start(name, dup_mmap(self.mm))
+        return self.world._start(name, dup_mmap(self.mm, self.world.series))
 
     def kill(self) -> None:
         """End it, as exit(2) would. Killing twice is harmless."""
@@ -174,7 +175,7 @@ class Task:
         return result if result >= 0 else self._failed(call, -result)
 
     def _failed(self, call: str, errno: int) -> None:
-        raise GuestError(errno, f"{self.name}: {call}()", calls.errno_meaning(call, errno, self.world.series))
+        raise GuestError(errno, f"{self.name}: {call}()", errno_meaning(call, errno, self.world.series))
 
     def __repr__(self) -> str:
         return f"<Task {self.name} of a specification{'' if self.alive else ': it was killed'}>"
