@@ -50,6 +50,10 @@ stress: ## random operations on a kernel that checks itself (ARGS="--seconds 150
 	@binder/setup lib/tests/apt.txt
 	@$(PYTHON) -m pvmlab stress $(ARGS)
 
+selftests: ## the kernel's own mm selftests on the unpatched kernel, v2 and v3, compared (ARGS="cow mseal_test")
+	@binder/setup vm-image/apt.txt vm-image/selftests-apt.txt
+	@$(PYTHON) -m pvmlab selftests $(ARGS)
+
 screenshots: ## photograph the standard figures in Chromium, light and dark (DIR=screenshots)
 	@binder/setup lib/tests/apt.txt
 	@$(PYTHON) -m pvmlab screenshots $(or $(DIR),screenshots)
@@ -69,4 +73,4 @@ clean: ## remove what was built here (saved machines stay in ~/.cache/pvmlab)
 	rm -f lib/pvmlab/_walk.*
 	find lib notebooks -name __pycache__ -o -name .ipynb_checkpoints 2>/dev/null | while IFS= read -r d; do rm -rf "$$d"; done
 
-.PHONY: help lab test doctor bench screenshots site review stress image reproduce patches clean
+.PHONY: help lab test doctor bench screenshots site review stress selftests image reproduce patches clean

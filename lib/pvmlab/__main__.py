@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from . import bench, doctor, image, stress
+from . import bench, doctor, image, selftests, stress
 from .errors import PvmlabError
 from .frontispiece import screenshots, the_call
 from .lab import Lab
@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     verdicts = command("review", _review, "run the course and write its verdicts as one page")
     verdicts.add_argument("file", help="HTML file to write")
     stress.add_arguments(command("stress", stress.main, "random operations in the guest, held against a model"))
+    selftests.add_arguments(command("selftests", selftests.main, "the kernel's own mm selftests on three kernels, compared"))
     command("version", _version, "print the versions of pvmlab and its kernels")
     return parser
 

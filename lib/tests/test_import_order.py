@@ -64,7 +64,7 @@ LAZY = {
     ("diff", "words", "lines"): "Diff.lines: words is made of diff's classes",
 }
 #: Everything that may know a running lab.
-TOP = {"__init__", "__main__", "lab", "doctor", "bench", "defects", "frontispiece", "stress"}
+TOP = {"__init__", "__main__", "lab", "doctor", "bench", "defects", "frontispiece", "selftests", "stress"}
 #: What compares and draws knows frozen values only.
 PURE = {"model", "entry", "errors", "identity", "diff", "words", "draw", "figure"}
 #: What the specification may know: names and numbers of calls, and what a Snapshot is; no machine, no reader.

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 #: What git does not track, where there is no git to ask.
 UNTRACKED = {".git", ".venv", "__pycache__", "work", "build", ".hypothesis", ".pytest_cache", ".ipynb_checkpoints"}
 TARGETS = ("lab", "test", "image", "reproduce", "patches", "bench", "screenshots", "doctor", "site", "review", "stress",
-           "clean", "help")
+           "selftests", "clean", "help")
 #: In two parts, so that this file does not name them either.
 REGISTRIES = [a + b for a, b in (("pypi", ".org"), ("python", "hosted.org"), ("deb.", "debian.org"),
                                  ("archive.", "ubuntu.com"), ("registry.", "npmjs"), ("conda.", "anaconda.org"),
