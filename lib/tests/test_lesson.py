@@ -65,6 +65,13 @@ def test_of_a_set_each_wrong_box_is_explained():
     assert "missing" in WHICH.told(frozenset(), frozenset("y")).text
 
 
+def test_an_answer_reads_as_a_sentence():
+    assert WHICH.answered(frozenset("xyz")).startswith("Answer: **x, y and z**. ")
+    assert WHICH.answered(frozenset("xz")).startswith("Answer: **x and z**. ")
+    assert WHICH.answered(frozenset()).startswith("Answer: **none of these**. ")
+    assert CHOICE.told("a", "b").text.startswith("You said “a”. ")
+
+
 @pytest.mark.parametrize("question, given", [(CHOICE, "c"), (NUMBER, "4"), (NUMBER, 1.5), (WHICH, {"x", "other"}),
                                              (WHICH, "x")])
 def test_what_cannot_be_answered_is_refused(question, given):
@@ -259,6 +266,21 @@ def test_the_words_beside_it_are_the_patch_s_own():
             patch("v2", 3, **wrong)
     with pytest.raises(UsageError, match="1 to 7"):
         patch("v2", 8)
+
+
+@pytest.mark.parametrize("number, about, said", [
+    (1, "entry for kernels built without it", ["Give", "    process_vm_mmap(pid"]),
+    (3, "What 6.12 has", ["What 6.12 has", "- Entries", "- A page", "- A partly", "- A huge"]),
+    (7, "What a user sees", ["dst_addr is a hint", "    EINVAL  unknown flag"]),
+    (2, "Tell it the mm", ["Tell it the mm"])])
+def test_what_a_colon_announces_is_not_cut_off(number, about, said):
+    shown = patch("v2", number, about=about)
+    assert len(shown.said) == len(said) and all(map(str.startswith, shown.said, said))
+    assert not shown.said[-1].endswith(":")
+
+
+def test_a_table_keeps_its_columns():
+    assert "<pre>EINVAL  unknown flag, " in patch("v2", 7, about="What a user sees").html()
 
 
 def test_the_subjects_of_a_series_are_its_files():

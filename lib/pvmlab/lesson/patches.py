@@ -12,7 +12,8 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from html import escape
-from itertools import groupby
+from itertools import groupby, takewhile
+from textwrap import dedent
 
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
@@ -24,6 +25,8 @@ from .markup import frame, paragraphs
 
 #: Unchanged lines in a row that are still shown; of a longer row, so many at each end.
 _MOST_PLAIN, _ENDS = 5, 2
+#: How a paragraph of a message begins whose columns mean something; items of a list are indented less.
+_TABLE = re.compile(" {4}")
 _CLASS = {"+": " add", "-": " del", " ": ""}
 
 
@@ -43,7 +46,7 @@ class Excerpt:
         whole = "\n\n".join(self.patch.message)
         body = (f"<p><strong>{escape(self.patch.name)}</strong>: {escape(self.patch.subject)}</p><div class=pvl-sides>"
                 f'<div class=pvl-code tabindex=0 role=region aria-label="the code">{self._code}</div>'
-                f"<div>{''.join(map(paragraphs, self.said))}<details><summary>The whole message</summary>"
+                f"<div>{''.join(map(_as_it_stands, self.said))}<details><summary>The whole message</summary>"
                 f"<pre>{escape(whole)}</pre></details></div></div>")
         return frame("patch", f"{self.patch.name}: {self.patch.subject}", body)
 
@@ -62,8 +65,9 @@ def patch(series: str, number: int, *, function: str | None = None, file: str | 
     function: the C function whose changes to show (mm/memory.c has
     copy_pmd_range()); file: only of this file; about: words that the wanted
     paragraphs of the message contain, by default the function's name, and the
-    first paragraph where no one has it. Raises UsageError when the patch does
-    not change that function, or its message has no such paragraph.
+    first paragraph where no one has it; one that ends in a colon brings the table
+    or list that it announces. Raises UsageError when the patch does not change
+    that function, or its message has no such paragraph.
     """
     whole = read(series, number)
     hunks = [h for h in whole.hunks if file is None or h.file == file]
@@ -75,13 +79,26 @@ def patch(series: str, number: int, *, function: str | None = None, file: str | 
 
 
 def _paragraphs(whole: PatchFile, about: Sequence[str], function: str | None) -> list[str]:
-    """The paragraphs that have these words, in their order; each of the words must be somewhere."""
-    flat = [" ".join(part.split()) for part in whole.message]
+    """The paragraphs that have these words, in their order, each to its end; each of the words must be somewhere."""
+    flat = [part.rstrip() if _TABLE.match(part) else " ".join(part.split()) for part in whole.message]
     for words in about:
         if not any(words in part for part in flat):
             raise UsageError(f"the message of {whole.name} does not say {words!r}", "it was changed, or never did")
     wanted = about or ((f"{function}()",) if function else ())
-    return [part for part in flat if any(words in part for words in wanted)] or flat[:1]
+    first = {i for i, part in enumerate(flat) if any(words in part for words in wanted)} or {0}
+    return [flat[i] for i in sorted({i for at in first for i in range(at, _end(flat, at))})]
+
+
+def _end(parts: Sequence[str], at: int) -> int:
+    """Where part `at` has said all it says: a colon announces a list, or one part more."""
+    rest = parts[at + 1:] if parts[at].endswith(":") else ()
+    items = list(takewhile(lambda part: part.startswith("- "), rest))
+    return at + 1 + (len(items) or min(1, len(rest)))
+
+
+def _as_it_stands(part: str) -> str:
+    """A paragraph as HTML; a table keeps its columns."""
+    return f"<pre>{escape(dedent(part))}</pre>" if _TABLE.match(part) else paragraphs(part)
 
 
 def _of_function(hunk: Hunk, function: str) -> Iterator[Hunk]:

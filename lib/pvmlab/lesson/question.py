@@ -84,18 +84,19 @@ class Question:
         """Return the kernel's answer and why, for whom did not predict."""
         why = " ".join(self.options[box] for box in self.options if box in answer) if self.kind == "which" \
             else self._text(answer)
-        return f"It is **{self.name_of(answer)}**. {why}"
+        return f"Answer: **{self.name_of(answer)}**. {why}"
 
     def name_of(self, answer: object) -> str:
         """Return an answer in words."""
         if self.kind != "which":
             return str(answer)
-        return " and ".join(str(box) for box in self.options if box in answer) or "none of these"
+        *most, last = [str(box) for box in self.options if box in answer] or ["none of these"]
+        return f"{', '.join(most)} and {last}" if most else last
 
     def _of(self, given: object, answer: object) -> str:
         """What is said of a wrong answer: of a set, each box that was wrongly ticked or left out."""
         if self.kind != "which":
-            said = "" if given is None else f"You said {self.name_of(given)}. "
+            said = "" if given is None else f"You said “{self.name_of(given)}”. "
             return said + self._text(given)
         return " ".join(f"{box}: {self.options[box]}" for box in self.options
                         if box in given and box not in answer) or "Something is missing from what you ticked."
