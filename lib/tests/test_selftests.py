@@ -135,9 +135,20 @@ def test_the_page_has_reasons_and_the_rest():
     found = [Difference("v2", "t -x 1", "a", "pass", "fail", "It has to be."),
              Difference("v2", "t -x 1", "b", "skip", "pass")]
     text = page(runs(worse), found, ["base: Linux 6.12"], date(2019, 5, 20))
-    assert "on 20 May 2019" in text
-    assert "* It has to be.\n  * v2 `t -x 1` a: pass → fail" in text
+    assert "on 20 May 2019" in text and "`vm-image/kernel.config` and `vm-image/selftests.config`." in text
+    assert "* It has to be.\n  * v2, `t -x 1`, pass → fail: a\n" in text
     assert text.index("## Others") < text.index("v2: t -x 1, b: skip on the unpatched kernel, pass here")
+
+
+def test_the_page_says_which_configuration_was_measured():
+    bundled = {"t": {"base": Run(BASE, ""), "v2": Run(BASE, "")}}
+    text = page(bundled, [], ["v2: Linux 6.12"], date(2019, 5, 20))
+    assert "all built with `vm-image/kernel.config`. What `vm-image/selftests.config` adds" in text
+
+
+def test_many_known_differences_of_one_kind_are_counted():
+    many = [Difference("v3", "t -x 1", str(n), "skip", "pass", "New.") for n in range(7)]
+    assert "* New.\n  * v3, `t -x 1`, skip → pass: 7 cases\n" in page(runs(BASE), many, [], date(2019, 5, 20))
 
 
 @pytest.mark.parametrize("whole, kept", [(True, True), (False, False)])
@@ -159,3 +170,9 @@ def test_each_test_starts_with_what_it_needs():
         assert lines[0] == "#!/tmp/busybox sh" and lines[-1].endswith(f"./{test.command}")
         assert f"echo {test.hugepages} > /proc/sys/vm/nr_hugepages" in lines
     assert len({test.command for test in selftests.TESTS}) == len(selftests.TESTS)
+
+
+def test_the_known_differences_are_of_tests_that_are_run():
+    for known in selftests.KNOWN:
+        assert known.test in {test.command for test in selftests.TESTS} and known.result in selftests.RESULTS
+        assert known.kernel in map(selftests.short, selftests.KERNELS[1:]) and known.why.endswith(".")
