@@ -13,7 +13,7 @@ _PLACE = 0x5000_0000_0000
 
 def _vary(random: Random) -> Variant:
     old, clone = random.randint(6, 9), random.randint(4, 6)
-    return {"old": old, "clone": clone, "spare": random.randint(1, clone - 1), "place": _PLACE + random.randrange(1, 99) * 0x100_0000}
+    return {"old": old, "clone": clone, "spare": random.randint(2, clone - 1), "place": _PLACE + random.randrange(1, 99) * 0x100_0000}
 
 
 def _to_the_last_page(seen: Snapshot, variant: Variant) -> Finding:
