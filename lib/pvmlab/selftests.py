@@ -63,6 +63,10 @@ class Test:
 #: The test that v3 adds, without its case that hangs a CPU of v2 for good (v3's patch 1).
 _PVM = "process_vm_mmap_test -T own_memory"
 
+#: Left out: what this machine lacks something for (map_populate: sockets; hmm-tests: a module; va_high_addr_switch:
+#: five levels; on-fault-limit: a user beside root), what races for minutes (hugetlb_fault_after_madv) or only takes
+#: the time (gup_test, ksm_tests -P and -H), and what nobody tried here yet (protection_keys, compaction_test,
+#: virtual_address_range, hugetlb-soft-offline, hugetlb-read-hwpoison).
 TESTS = (
     Test("cow", hugepages=8, limit=400),
     Test("droppable"),
@@ -83,7 +87,6 @@ TESTS = (
     Test("madv_populate"),
     Test("map_fixed_noreplace"),
     Test("map_hugetlb", hugepages=128),
-    Test("map_populate"),
     Test("mdwe_test"),
     Test("memfd_secret", before="echo 0 > /proc/sys/kernel/yama/ptrace_scope"),
     Test("migration"),
