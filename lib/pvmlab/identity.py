@@ -20,11 +20,11 @@ Otherwise it is a new thing, with key (place, 0, 1), (place, 0, 2), …
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import NamedTuple
 
-from .model import AnonVma, ChainLink, Mm, Page, Snapshot, Vma
+from .model import AnonVma, ChainLink, Mm, Page, Snapshot, Task, Vma
 
 Key = tuple
 _SEGMENT_ALIGN = 2 << 20  # of ELF segments on x86-64, at most
@@ -170,28 +170,49 @@ class Identity:
 
     @cached_property
     def anon_vma_names(self) -> dict[Key, str]:
-        """Name each anon_vma after the first process with a VMA whose ->anon_vma it is (see _owners()).
-
-        av·server for plain anonymous memory, av·server·stack for a VMA with a
-        name; numbered when there are several.
-        """
-        owners: dict[Key, str] = {}
+        """What the lab has called each anon_vma since it first saw it; without a lab, what anon_vma_names() says."""
+        names = {self.key("anon_vma", step, addr): snapshot.anon_vma_names[addr, found.born]
+                 for step, snapshot in enumerate(self.snapshots) for addr, found in snapshot.anon_vmas.items()
+                 if (addr, found.born) in snapshot.anon_vma_names}
         for step, snapshot in enumerate(self.snapshots):
-            fresh = [k for k in self.at("anon_vma", step) if k not in owners]
-            owned = self._owners(step, snapshot)
-            owners.update((key, owned.get(key, "unowned")) for key in fresh)
-        return _numbered(owners)
+            names |= anon_vma_names(snapshot, {at: self.key("anon_vma", step, at) for at in snapshot.anon_vmas}, names)
+        return names
 
-    def _owners(self, step: int, snapshot: Snapshot) -> dict[Key, str]:
-        """Fork made each anon_vma but a root for a child: that one is not named after the root's process again."""
-        users: dict[int, list[str]] = {}
-        for task in (*snapshot.tasks, *snapshot.others):
-            for vma in task.mm.vmas:
-                if vma.anon_vma is not None:
-                    users.setdefault(vma.anon_vma.addr, []).append(task.name + _role(task.mm, vma))
-        roots = {addr: names[0] for addr, names in users.items() if snapshot.anon_vmas[addr].is_root}
-        return {self.key("anon_vma", step, addr): _first_but(roots.get(snapshot.anon_vmas[addr].root), addr in roots, names)
-                for addr, names in users.items()}
+
+def anon_vma_names(snapshot: Snapshot, keys: Mapping[int, Key], known: Mapping[Key, str]) -> dict[Key, str]:
+    """Name each anon_vma of a snapshot; one that has a name keeps it, and no name is given twice.
+
+    keys: {address of an anon_vma: its key}; known: the names given so far.
+    An anon_vma is called after the process with the oldest VMA whose
+    ->anon_vma it is: av·server for plain anonymous memory, av·server·stack
+    for a VMA with a name; from the second on they are numbered, by birth.
+    """
+    owners, taken = _owners(snapshot), set(known.values())
+    names = {}
+    for addr in sorted(keys, key=lambda addr: snapshot.anon_vmas[addr].born):
+        name = known.get(keys[addr]) or _free(f"av·{owners.get(addr, 'unowned')}", taken)
+        names[keys[addr]] = name
+        taken.add(name)
+    return names
+
+
+def _free(name: str, taken: set[str]) -> str:
+    return next(each for each in (name, *(f"{name}·{n}" for n in range(2, len(taken) + 3))) if each not in taken)
+
+
+def _owners(snapshot: Snapshot) -> dict[int, str]:
+    """Fork made each anon_vma but a root for a child: that one is not named after the root's process again."""
+    users: dict[int, list[str]] = {}
+    for task, vma in sorted(_used(snapshot), key=lambda used: used[1].born):
+        users.setdefault(vma.anon_vma.addr, []).append(task.name + _role(task.mm, vma))
+    roots = {addr: names[0] for addr, names in users.items() if snapshot.anon_vmas[addr].is_root}
+    return {addr: _first_but(roots.get(snapshot.anon_vmas[addr].root), addr in roots, names)
+            for addr, names in users.items()}
+
+
+def _used(snapshot: Snapshot) -> Iterator[tuple[Task, Vma]]:
+    """Yield each VMA that has an anon_vma, with a process it belongs to."""
+    return ((task, vma) for task in (*snapshot.tasks, *snapshot.others) for vma in task.mm.vmas if vma.anon_vma)
 
 
 def _first_but(taken: str | None, is_root: bool, names: list[str]) -> str:
@@ -215,12 +236,3 @@ def is_bss(mm: Mm, vma: Vma) -> bool:
     below = max((v for v in mm.vmas if v.vm_end <= vma.vm_start), key=lambda v: v.vm_end, default=None)
     return (not vma.name and below is not None and below.name in programs(mm)
             and vma.vm_start - below.vm_end < _SEGMENT_ALIGN)
-
-
-def _numbered(owners: dict[Key, str]) -> dict[Key, str]:
-    total, used = Counter(owners.values()), Counter()
-    names = {}
-    for key, owner in owners.items():
-        used[owner] += 1
-        names[key] = f"av·{owner}" + (f"·{used[owner]}" if total[owner] > 1 else "")
-    return names

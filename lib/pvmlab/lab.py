@@ -9,17 +9,20 @@ Leaves out: how each of them works.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import functools
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from types import MappingProxyType
 
 from . import places, stack, vm
 from .errors import GuestError, MachineTimeout, UsageError
 from .film import MAIN_STEPS, Film
 from .guest import Call, Guest, Task
+from .identity import anon_vma_names
 from .image import Image
 from .kernel import Kernel
 from .look import look
@@ -66,6 +69,7 @@ class Lab:
         try:
             self.guest = greeted[-1]
             self._memory = Memory(self.machine.ram)
+            self._anon_vma_names: dict[tuple[int, int], str] = {}
             where = weakref.WeakMethod(self._whereabouts)
             self.machine.whereabouts = lambda: (where() or str)()
         except BaseException:
@@ -119,12 +123,19 @@ class Lab:
             with self._reading() as kernel:
                 seen, now = look(kernel, self.guest.names, label, inside=inside), kernel.jiffies
             if inside or not (seen.held or _just_born(seen, now)):
-                return seen
+                return self._named(seen)
             self.run_for(_A_LITTLE)
         if seen.held:
             raise MachineTimeout("the machine does not come to rest", f"held: {', '.join(seen.held)}",
                                  "look(inside=True) shows it as it is", console=self.machine.console())
-        return seen
+        return self._named(seen)
+
+    def _named(self, seen: Snapshot) -> Snapshot:
+        """The same, with what the lab calls each anon_vma: in every figure what it was called in the first."""
+        keys = {addr: (addr, found.born) for addr, found in seen.anon_vmas.items() if found.born}
+        names = anon_vma_names(seen, keys, self._anon_vma_names)
+        self._anon_vma_names |= names
+        return dataclasses.replace(seen, anon_vma_names=MappingProxyType(names))
 
     # --- stopping inside a call ---
 
@@ -175,7 +186,7 @@ class Lab:
         try:
             with self._reading_now() as kernel:
                 if kernel.current(cpu).tgid.value_() in self.guest.names and film.room(most):
-                    film.append(look(kernel, self.guest.names, film.label(place), place, inside=True))
+                    film.append(self._named(look(kernel, self.guest.names, film.label(place), place, inside=True)))
         except Exception as e:      # this is the watching thread; film() raises it
             film.broken = e
         return False
@@ -233,7 +244,7 @@ class Lab:
             cpus, tid = self._cpus(kernel, seen), call.task.tid
             here = next((cpu for cpu in cpus if cpu.tid == tid and cpu.mode == "kernel"), None)
             found = here or stack.sleeper(kernel, seen, self.config.kernel, tid)
-            return Hang(call.text, found, cpus, seen) if found else None
+            return Hang(call.text, found, cpus, self._named(seen)) if found else None
 
     def _whereabouts(self) -> str:
         """What the CPUs are at, for the error of a call that was not answered; "" if that cannot be seen."""

@@ -507,6 +507,8 @@ class Snapshot:
     kernel:    release string; held: locks that were held ("mmap_lock of server: write")
     label:     what the figure calls this step
     place:     where in a call it was taken, for the frames of a film
+    anon_vma_names: {(address, born): what its lab calls an anon_vma since it first saw it}; empty without a lab.
+               A name is nothing the kernel has: snapshots are equal without it
     """
 
     tasks: tuple[Task, ...]
@@ -520,6 +522,7 @@ class Snapshot:
     held: tuple[str, ...] = ()
     label: str = ""
     place: Place | None = None
+    anon_vma_names: Mapping[tuple[int, int], str] = field(default_factory=_frozen, compare=False, repr=False)
 
     def task(self, name: str) -> Task:
         """Return the task of that name; UsageError with the names there are."""

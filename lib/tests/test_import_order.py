@@ -51,7 +51,7 @@ MAY = {
     "rmap": {"model"},
     "look": {"entry", "kernel", "model", "pagetable", "rmap"},
     "stack": {"kernel", "model", "patches"},
-    "lab": {"film", "image", "guest", "kernel", "look", "memory", "model", "places", "stack", "stops", "vm"},
+    "lab": {"film", "image", "guest", "identity", "kernel", "look", "memory", "model", "places", "stack", "stops", "vm"},
     # comparing
     "identity": {"entry", "model"},
     "diff": {"entry", "identity", "model"},
