@@ -370,3 +370,57 @@ def test_columns_can_be_hidden():
 def test_an_anon_vma_names_its_folios():
     said = of("twice").text(0)
     assert "folio->mapping of" in said and said.count("2 frames 0x1a2b–0x1a2c") > 1
+
+
+def test_a_process_that_has_gone_is_not_said_to_be_somewhere_else():
+    world = worlds.World().task("A").task("B").task("C")
+    for i, name in enumerate("ABC"):
+        world.touch(name, world.mmap(name, worlds.HEAP, 1), 0x1000 * (i + 1))
+    both = world.look()
+    gone = replace(both, tasks=tuple(task for task in both.tasks if task.name != "B"))
+    told = picture(steps(both, gone), focus="A").text(1, marks=False)
+    assert "1 other process, not shown: C" in told, told
+
+
+def test_an_anon_vma_keeps_the_name_it_got_first():
+    """The story of lesson 18, where A's clone is all that is left of B's anon_vma."""
+    from pvmlab import Lab
+    with Lab(kernel="v2") as lab:
+        A = lab.task("A")
+        buf = A.mmap(pages=2)
+        A.write(buf, b"one page")
+        looks = [lab.look()]
+        B = A.fork("B")
+        looks.append(lab.look())
+        dst = A.process_vm_mmap(B, buf, pages=2)
+        looks.append(lab.look())
+        B.munmap(buf, pages=2)
+        looks.append(lab.look())
+        B.exit()
+        looks.append(lab.look())
+        left = looks[-1].task("A").vma(dst).anon_vma
+        assert left.id == looks[1].task("B").vma(buf).anon_vma.id
+        A.fork("B").touch(buf, 2, write=True)
+        looks.append(lab.look())
+    for seen in looks:
+        names = seen.anon_vma_names
+        assert len(set(names.values())) == len(names) == len(seen.anon_vmas)
+        assert names[seen.task("A").vma(buf).anon_vma.id] == "av·A"
+    assert all(seen.anon_vma_names[left.id] == "av·B" for seen in looks[1:])
+    second = looks[-1].task("B").vma(buf).anon_vma
+    assert looks[-1].anon_vma_names[second.id] in ("av·B·2", "av·B·3")    # B has a copy of the clone, too
+    told = picture(looks[4], focus=dst).text()
+    assert "->anon_vma = av·B\n" in told and "av·A·" not in told
+    assert set(steps(*looks).identity.anon_vma_names.values()) == {n for s in looks for n in s.anon_vma_names.values()}
+
+
+def test_a_clone_is_not_called_after_who_cloned_it():
+    """The first look comes after the call, when both have a VMA of B's anon_vma; B's is the older one."""
+    from pvmlab import Lab
+    with Lab(kernel="v2") as lab:
+        A, B = lab.tasks("A", "B")
+        buf = B.mmap(pages=2)
+        B.stamp(buf, 2)
+        A.process_vm_mmap(B, buf, pages=2)
+        seen = lab.look()
+    assert seen.anon_vma_names[seen.task("B").vma(buf).anon_vma.id] == "av·B"

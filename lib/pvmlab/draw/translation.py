@@ -48,7 +48,7 @@ def _direct(scene: Scene, runs: list[tables.Run]) -> list[Edge]:
 
 def _notes(scene: Scene, runs: list[tables.Run], every: list[tables.Run]) -> list[str]:
     notes = []
-    others = [scene.mm_name(mm) for mm in scene.mms if mm not in scene.focus]
+    others = [scene.mm_name(mm) for mm, life in scene.mms.items() if mm not in scene.focus and life.seen[-1]]
     if others:
         names = ", ".join(others[:8]) + (", …" if len(others) > 8 else "")
         notes.append(f"… and {len(others)} other process{'' if len(others) == 1 else 'es'}, not shown: {names}")
