@@ -44,7 +44,8 @@ def figure(picture: Picture) -> dict:
 
     panels: name, title, caption, notes, size of each, and the columns that can
     be hidden; open: those shown at first; parts: ids of all rows, a row is its
-    number; words, pieces: texts and pieces of SVG, each once; stops: see _Stop
+    number; words, pieces: texts and pieces of SVG, each once; stops: see _Stop;
+    start: the stop to open at, of a film its first, for the last ones are after the call
     """
     rows = [row.id for panel in picture.panels for box in panel.boxes for row in box.rows]
     numbers = {name: i for i, name in enumerate(rows)}
@@ -52,10 +53,15 @@ def figure(picture: Picture) -> dict:
     stops = [made.stop(i, old, new) for i, (old, new) in enumerate(picture.stops)]
     panels = [_panel(picture, panel) for panel in picture.panels]
     width = max((panel["width"] for panel in panels), default=300)
-    return {"name": _slug(picture), "width": width, "least": LEGIBLE, "close": CLOSE, "start": len(stops) - 1,
+    return {"name": _slug(picture), "width": width, "least": LEGIBLE, "close": CLOSE,
+            "start": 0 if _filmed(picture) else len(stops) - 1,
             "listed": len(picture) > 1, "open": [name for name in PANELS if name in picture.names],
             "panels": panels, "parts": list(numbers), "words": list(made.words.texts),
             "pieces": list(made.pieces.texts), "stops": stops}
+
+
+def _filmed(picture: Picture) -> bool:
+    return picture.steps is not None and any(seen.place for seen in picture.steps.snapshots)
 
 
 def _slug(picture: Picture) -> str:

@@ -289,7 +289,7 @@ class _Say:
 
     def locks(self, changes: Iterable[Change]) -> Iterator[Line]:
         for c in changes:
-            yield Line(SIGN[c.what], f"lock {c.id[0]} is {'held' if c.what == 'added' else 'free again'}", (c,))
+            yield Line(SIGN[c.what], f"{'held now' if c.what == 'added' else 'held no longer'}: {c.id[0]}", (c,))
 
 
 # Who maps a frame newly, who no more

@@ -221,7 +221,14 @@ def test_a_film_says_where_it_stands_and_what_is_locked():
              "locks held: mmap_lock of server: write, mmap_lock of consumer: write")
     assert [stop["where"] for stop in made["stops"]] == [(), where, (), ()]
     assert all(line in made["stops"][1]["text"] for line in where)
-    assert "+ lock mmap_lock of server: write is held" in made["stops"][1]["text"]
+    assert "+ held now: mmap_lock of server: write" in made["stops"][1]["text"]
+
+
+def test_a_film_opens_at_its_first_step():
+    before, after = ALL["clone"]
+    inside = replace(after, label="copy_vma", place=Place("copy_vma"))
+    assert View(picture(steps(before, inside, after))).step == 0
+    assert View(picture(steps(before, replace(after, held=("mmap_lock of server: write",))))).step == 1
 
 
 def test_notes_go_with_their_steps():
