@@ -332,6 +332,18 @@ def test_a_step_takes_no_frame_of_the_screen_too_many(opened, name, record_prope
     assert all(0 < each < 5000 for each in taken)
 
 
+def test_a_figure_too_wide_for_its_page_scrolls_in_itself(opened):
+    tab = opened(saved(SHOWN))
+    tab.set_viewport_size({"width": 500, "height": 800})
+    sheet = tab.locator(".pv-scroll")
+    tab.wait_for_function("() => { const e = document.querySelector('.pv-scroll'); return e.clientWidth < 500; }")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 500
+    assert sheet.evaluate("e => e.scrollWidth > e.clientWidth")
+    sheet.evaluate("e => { e.scrollLeft = e.scrollWidth; }")
+    ends = sheet.evaluate("e => [...e.querySelectorAll('svg')].map(s => s.getBoundingClientRect().right)")
+    assert max(ends) <= 500
+
+
 def test_a_page_of_nbconvert_steps(opened):
     """nbconvert's own page asks the network for MathJax and the like: left out here, for they are not ours."""
     cell = nbformat.v4.new_code_cell("after - before", outputs=[
