@@ -326,6 +326,11 @@ def _reasons(found: Sequence[Difference]) -> list[str]:
                            for kind, names in of.items()))]
 
 
+def _not_run(runs: Mapping[str, Mapping[str, Run]]) -> list[str]:
+    missing = [f"`{test.command}`" for test in TESTS if test.command not in runs]
+    return [f"Not measured this time: {', '.join(missing)}.", ""] if missing else []
+
+
 def page(runs: Mapping[str, Mapping[str, Run]], found: Sequence[Difference], releases: Sequence[str],
          when: date) -> str:
     """The text of kernel-patches/SELFTESTS.md."""
@@ -334,8 +339,9 @@ def page(runs: Mapping[str, Mapping[str, Run]], found: Sequence[Difference], rel
         f"Measured and written by `lib/pvmlab/selftests.py` (`make selftests`) on {when:%d %B %Y}, in an emulated "
         f"machine with 3 CPUs, 2 GiB and swap on zram. {', '.join(releases)}; {_configuration(runs)}", "",
         "Each program of `tools/testing/selftests/mm` runs in a pristine machine. What counts is that a case says",
-        "the same on all three; one that fails on the unpatched kernel too tells of this machine or of the test.", "",
-        table(runs, found), "", "## Known differences", "", *(_reasons(found) or ["None."]), "", "## Others", "",
+        "the same on all three; one that fails on the unpatched kernel too tells of this machine or of the test,",
+        "or did not end in its time here.", "",
+        table(runs, found), "", *_not_run(runs), "## Known differences", "", *(_reasons(found) or ["None."]), "", "## Others", "",
         *([f"* {d}" for d in found if not d.why] or ["None."]), ""])
 
 

@@ -146,6 +146,12 @@ def test_the_page_says_which_configuration_was_measured():
     assert "all built with `vm-image/kernel.config`. What `vm-image/selftests.config` adds" in text
 
 
+def test_the_page_names_what_was_not_measured():
+    one = {selftests.TESTS[0].command: {"base": Run(BASE, ""), "v2": Run(BASE, "")}}
+    missing = page(one, [], [], date(2019, 5, 20)).partition("Not measured this time: ")[2].splitlines()[0]
+    assert missing == ", ".join(f"`{test.command}`" for test in selftests.TESTS[1:]) + "."
+
+
 def test_many_known_differences_of_one_kind_are_counted():
     many = [Difference("v3", "t -x 1", str(n), "skip", "pass", "New.") for n in range(7)]
     assert "* New.\n  * v3, `t -x 1`, skip → pass: 7 cases\n" in page(runs(BASE), many, [], date(2019, 5, 20))
