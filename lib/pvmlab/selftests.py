@@ -310,7 +310,8 @@ def _configuration(runs: Mapping[str, Mapping[str, Run]]) -> str:
     """With which fragments the kernels were built; without our own, the cases that want it are skips."""
     extra = sorted({kernel.partition("-")[2] for by_kernel in runs.values() for kernel in by_kernel} - {""})
     files = " and ".join(f"`vm-image/{name}.config`" for name in ("kernel", *extra))
-    less = "" if extra else " What `vm-image/selftests.config` adds to that is not there, so cases that want it skip."
+    less = "" if extra else (" These are not the kernels that `make selftests` builds: what `vm-image/selftests.config` "
+                             "adds is not there, so cases that want it skip.")
     return f"all built with {files}.{less}"
 
 
@@ -336,12 +337,13 @@ def page(runs: Mapping[str, Mapping[str, Run]], found: Sequence[Difference], rel
     """The text of kernel-patches/SELFTESTS.md."""
     return "\n".join([
         "# The kernel's own mm selftests", "",
-        f"Measured and written by `lib/pvmlab/selftests.py` (`make selftests`) on {when:%d %B %Y}, in an emulated "
+        f"Measured and written by `lib/pvmlab/selftests.py` on {when:%d %B %Y}, in an emulated "
         f"machine with 3 CPUs, 2 GiB and swap on zram. {', '.join(releases)}; {_configuration(runs)}", "",
         "Each program of `tools/testing/selftests/mm` runs in a pristine machine. What counts is that a case says",
         "the same on all three; one that fails on the unpatched kernel too tells of this machine or of the test,",
         "or did not end in its time here.", "",
-        table(runs, found), "", *_not_run(runs), "## Known differences", "", *(_reasons(found) or ["None."]), "", "## Others", "",
+        table(runs, found), "", *_not_run(runs), "## Known differences", "", *(_reasons(found) or ["None."]), "",
+        "## Others", "",
         *([f"* {d}" for d in found if not d.why] or ["None."]), ""])
 
 
