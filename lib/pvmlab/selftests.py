@@ -310,8 +310,8 @@ def _configuration(runs: Mapping[str, Mapping[str, Run]]) -> str:
     """With which fragments the kernels were built; without our own, the cases that want it are skips."""
     extra = sorted({kernel.partition("-")[2] for by_kernel in runs.values() for kernel in by_kernel} - {""})
     files = " and ".join(f"`vm-image/{name}.config`" for name in ("kernel", *extra))
-    less = "" if extra else (" These are not the kernels that `make selftests` builds: what `vm-image/selftests.config` "
-                             "adds is not there, so cases that want it skip.")
+    less = "" if extra else (" These are not the kernels that `make selftests` builds: what "
+                             "`vm-image/selftests.config` adds is not there, so cases that want it skip.")
     return f"all built with {files}.{less}"
 
 
