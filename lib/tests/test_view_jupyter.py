@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -108,13 +107,17 @@ def notebook(request, browser, server):
 
 
 def _run_all(tab) -> None:
-    """Run the cells and wait for both figures; where a kernel is slow to start, JupyterLab asks which one is meant."""
+    """Run the cells and wait for both figures.
+
+    Where a kernel is slow to start, JupyterLab asks which one is meant, and may run the first cell only: they are run
+    again once nothing runs any more.
+    """
     for tick in range(240):
         if tab.locator(".pvmlab-view.pv-on").count() == 2:
             return
         if (accept := tab.locator(".jp-Dialog .jp-mod-accept")).is_visible():
             accept.click()
-        elif tick % 10 == 0 and not tab.locator(".jp-InputPrompt").filter(has_text=re.compile(r"\[[*0-9]")).count():
+        elif tick % 20 == 0 and not tab.locator(".jp-InputPrompt").filter(has_text="[*]").count():
             tab.click("text=Run >> nth=0")
             tab.click("text=Run All Cells >> nth=0")
         tab.wait_for_timeout(500)
