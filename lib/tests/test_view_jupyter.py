@@ -40,8 +40,9 @@ lab.close()
 """
 SHOW = "picture(after - forked, walk=page)"
 WIDGET = "from pvmlab.view import View\nview = View(picture(after - forked, walk=page)); view"
-#: Errors of the page that are not the figure's: JupyterLab asks for what an unpacked server does not have.
-NOT_OURS = ("404", "Failed to load resource", "ServiceWorker", "WebSocket")
+#: Errors of the page that are not the figure's: JupyterLab asks for what an unpacked server does not have, and for the
+#: state of a debugger that nobody started.
+NOT_OURS = ("404", "Failed to load resource", "ServiceWorker", "WebSocket", "debugger state")
 
 
 @pytest.fixture(scope="module")
