@@ -18,20 +18,23 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import ImageError, SetupError, UsageError
 
 #: What `manifest.json` calls the layout this module understands.
-FORMAT = 1
+FORMAT = 2
+#: The one file of the bundle that every kernel shares as it is.
+INITRAMFS = "initramfs.cpio.lz4"
 
 
 @dataclass(frozen=True)
 class Image:
     """One kernel of the bundle with what belongs to it, ready to be opened.
 
-    name: "v2" or "v3"; release: what uname -r says; vmlinux, initramfs, debug:
+    name: "v2", "v3" or "base", which has no patch; release: what uname -r says; vmlinux, initramfs, debug:
     unpacked files; digest: sha256 over the three, names a saved machine;
     symbols: virtual addresses from which a reader starts.
     """
@@ -94,6 +97,11 @@ def kernels() -> tuple[str, ...]:
     return tuple(manifest()["kernels"])
 
 
+def patch_series(kernel: str) -> tuple[str, ...]:
+    """Return the series a kernel is made of, one on top of another: ("v2", "v3") for "v3" and for "v3-debug"."""
+    return tuple(manifest()["kernels"].get(kernel.partition("-")[0], {}).get("series", ()))
+
+
 def image(kernel: str) -> Image:
     """Return a bundled kernel, unpacked, or one that was built on demand, such as "v3-debug".
 
@@ -115,10 +123,10 @@ def image(kernel: str) -> Image:
 
 def _image(kernel: str, bundle: dict) -> Image:
     about, files = bundle["kernels"][kernel], bundle["files"]
-    names = {part: about[part] for part in ("vmlinux", "initramfs", "debug")}
-    paths = {part: _unpacked(name, files[name]) for part, name in names.items()}
-    sums = "".join(files[name]["sha256"] for name in names.values())
-    return Image(kernel, about["release"], digest=hashlib.sha256(sums.encode()).hexdigest(),
+    paths = {part: _member(f"{part}-{kernel}", about[part], files) for part in ("vmlinux", "debug")}
+    initramfs = _kept(INITRAMFS, files[INITRAMFS]["sha256"], lambda: _checked(INITRAMFS, files))
+    sums = about["vmlinux"]["sha256"] + files[INITRAMFS]["sha256"] + about["debug"]["sha256"]
+    return Image(kernel, about["release"], initramfs=initramfs, digest=hashlib.sha256(sums.encode()).hexdigest(),
                  symbols=about["symbols"], **paths)
 
 
@@ -144,24 +152,32 @@ def _on_demand(kernel: str, bundled: Image) -> Image:
                  hashlib.sha256(sums.encode()).hexdigest(), about["symbols"])
 
 
-def _unpacked(name: str, about: dict) -> Path:
-    """Return the unpacked form of one bundled file, from the cache or made now."""
-    target = cache() / f"{about['sha256'][:16]}-{name.removesuffix('.xz')}"
-    if not (target.exists() and target.stat().st_size == about["unpacked_size"]):
-        data = _checked(prebuilt() / name, about)
-        write_whole(target, lzma.decompress(data) if name.endswith(".xz") else data)
+def _member(name: str, about: dict, files: dict) -> Path:
+    """Return one of the files that are compressed together, because they are much alike (vm-image/build, pack())."""
+    def unpack() -> bytes:
+        whole = lzma.decompress(_checked(about["file"], files))
+        return whole[about["offset"]:][:about["size"]]
+    return _kept(name, about["sha256"], unpack, about["size"])
+
+
+def _kept(name: str, digest: str, make: Callable[[], bytes], size: int | None = None) -> Path:
+    """Return a file of the cache, made now if it is not there, or has not its size."""
+    target = cache() / f"{digest[:16]}-{name}"
+    if not target.exists() or target.stat().st_size != (size or target.stat().st_size):
+        write_whole(target, make())
     with contextlib.suppress(OSError):
         os.utime(target)  # still in use: see sweep()
     return target
 
 
-def _checked(path: Path, about: dict) -> bytes:
+def _checked(name: str, files: dict) -> bytes:
     """Read a bundled file and hold it against the manifest."""
+    path = prebuilt() / name
     try:
         data = path.read_bytes()
     except OSError as e:
         raise ImageError(f"cannot read {path}", str(e), "git checkout vm-image/prebuilt, or `make image`") from e
-    if hashlib.sha256(data).hexdigest() != about["sha256"]:
+    if hashlib.sha256(data).hexdigest() != files[name]["sha256"]:
         raise ImageError(f"{path} is damaged", f"its sha256 is not the manifest's ({len(data)} bytes)",
                          "git checkout vm-image/prebuilt, or `make image`")
     return data

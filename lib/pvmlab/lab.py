@@ -45,7 +45,7 @@ _RULE = "/proc/sys/vm/process_vm_mmap_rule"
 class Lab:
     """A pristine booted machine with a patched kernel.
 
-    kernel: "v2" or "v3", or one built on demand such as "v3-debug"
+    kernel: "v2", "v3" or "base" (no patch), or one built on demand such as "v3-debug"
     (vm-image/build kernel v3-debug); cpus: 1 to 4; ram: MiB; icount: one CPU with QEMU's
     instruction counting. Raises UsageError for what cannot be, SetupError when
     this computer lacks something, ImageError when the image is missing or
@@ -295,13 +295,13 @@ class Lab:
         """Set the rule that says which mappings process_vm_mmap() takes; return the one in force.
 
         name: one of RULES, or None to leave it as it is. Raises UsageError for
-        another name, and where the kernel has no rules (v2). A call that the
+        another name, and where the kernel has no rules (base, v2). A call that the
         rule forbids gets EBUSY. Source: mm/process_vm_rule.c of series v3.
         """
         if name is not None and name not in RULES:
             raise UsageError(f"rule({name!r})", "there is no such rule", f"the rules are {', '.join(RULES)}")
-        if self.config.kernel == "v2":
-            raise UsageError("rule()", "the kernel of v2 has no rules", 'use Lab(kernel="v3")')
+        if self.guest.series != "v3":
+            raise UsageError("rule()", f"the kernel of {self.guest.series} has no rules", 'use Lab(kernel="v3")')
         if name is not None:
             self.guest.write_file(_RULE, name)
         return self.guest.read_file(_RULE).decode().strip()

@@ -137,7 +137,7 @@ _FAULTS: dict[str, Callable[..., str]] = {
 def errno_meaning(call: str, errno: int, series: str = "v2", args: Sequence[int] = ()) -> str:
     """Say what `errno` means for this call, on kernels of this patch series.
 
-    call: a name; errno: positive; series: "v2" or "v3"; args: the call's six
+    call: a name; errno: positive; series: "base", "v2" or "v3"; args: the call's six
     arguments, as the kernel gets them, if they are known. Falls back to the C
     library's sentence, and for ENOSYS to what a missing call means here.
     """

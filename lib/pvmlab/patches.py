@@ -16,11 +16,9 @@ from collections.abc import Iterator
 from functools import cache
 
 from . import series
+from .image import patch_series
 from .model import Patch
 from .series import Hunk, PatchFile
-
-#: A kernel's series, one on top of another (vm-image/build has the same).
-SERIES = {"v2": ("v2",), "v3": ("v2", "v3")}
 
 
 class Touched:
@@ -69,9 +67,9 @@ class Touched:
 
 @cache
 def touched(kernel: str) -> dict[str, Touched]:
-    """Return {path in the kernel's source: Touched} of a bundled kernel's series."""
+    """Return {path in the kernel's source: Touched} of a kernel's series."""
     files: dict[str, Touched] = {}
-    for name in SERIES.get(kernel, ()):
+    for name in patch_series(kernel):
         for found in series.patches(name):
             _apply(found, files)
     return files

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import importlib.machinery
 import importlib.util
+import random
 import subprocess
 import sys
 
@@ -149,13 +150,24 @@ def test_a_patch_that_does_not_apply_is_named(build, patch):
 
 def test_what_was_packed_before_is_not_packed_again(build, tmp_path, monkeypatch):
     one, two = put(tmp_path / "one", "the same\n" * 999), put(tmp_path / "two", "the same\n" * 999)
-    build.pack(one, tmp_path / "one.xz")
+    build.pack([one], tmp_path / "one.xz", [])
     with monkeypatch.context() as patched:
         patched.setattr(build.lzma, "compress", None)
-        build.pack(two, tmp_path / "two.xz")
+        build.pack([two], tmp_path / "two.xz", [])
     assert build.lzma.decompress((tmp_path / "two.xz").read_bytes()) == one.read_bytes()
-    build.pack(put(tmp_path / "two", "another"), tmp_path / "two.xz")
+    build.pack([put(tmp_path / "two", "another")], tmp_path / "two.xz", [])
     assert build.lzma.decompress((tmp_path / "two.xz").read_bytes()) == b"another"
+
+
+def test_what_is_packed_together_is_found_again_and_what_is_alike_costs_little(build, tmp_path):
+    alike = random.Random(1).randbytes(100_000)
+    paths = [tmp_path / str(i) for i in range(3)]
+    for i, path in enumerate(paths):
+        path.write_bytes(b"head %d" % i * i + alike)
+    members = build.pack(paths, tmp_path / "all.xz", [{"id": build.lzma.FILTER_X86}])["members"]
+    whole = build.lzma.decompress((tmp_path / "all.xz").read_bytes())
+    assert [whole[m["offset"]:][:m["size"]] for m in members] == [path.read_bytes() for path in paths]
+    assert (tmp_path / "all.xz").stat().st_size < 110_000
 
 
 def test_every_patch_decides_what_the_image_is(build):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -46,7 +47,7 @@ def change(bundle, edit):
 
 def bundled(name):
     """The file of the bundle that holds one part of v2."""
-    return image.manifest()["kernels"]["v2"][name]
+    return image.INITRAMFS if name == "initramfs" else image.manifest()["kernels"]["v2"][name]["file"]
 
 
 def test_a_good_image_is_unpacked_once_and_private(bundle, cache):
@@ -104,14 +105,14 @@ def test_a_file_missing(bundle, part):
         Lab(kernel="v2")
 
 
-@pytest.mark.parametrize("edit", [lambda m: m.update(format=2), lambda m: m.pop("format")])
+@pytest.mark.parametrize("edit", [lambda m: m.update(format=1), lambda m: m.pop("format")])
 def test_another_format(bundle, edit):
     change(bundle, edit)
-    with pytest.raises(ImageError, match="another version.*format 1"):
+    with pytest.raises(ImageError, match="another version.*format 2"):
         Lab(kernel="v2")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "\x00\xff", '{"format": 1'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "\x00\xff", '{"format": 2'])
 def test_a_manifest_that_is_none(bundle, text):
     (bundle / "manifest.json").write_text(text)
     with pytest.raises(ImageError, match="manifest.json"):
@@ -120,6 +121,7 @@ def test_a_manifest_that_is_none(bundle, text):
 
 @pytest.mark.parametrize("edit", [lambda m: m.pop("kernels"), lambda m: m.pop("files"),
                                   lambda m: m["kernels"]["v2"].pop("debug"), lambda m: m["kernels"]["v2"].pop("symbols"),
+                                  lambda m: m["kernels"]["v2"]["vmlinux"].pop("offset"),
                                   lambda m: m["files"].clear()])
 def test_a_manifest_with_a_hole(bundle, edit):
     change(bundle, edit)
@@ -157,10 +159,17 @@ def test_every_kernel_comes_up_anew_and_from_its_saved_machine(cache, kernel):
 
 
 def test_the_kernels_share_their_initramfs_and_no_more():
-    parts = [{part: about[part] for part in ("vmlinux", "debug", "initramfs")}
-             for about in image.manifest()["kernels"].values()]
-    assert len({about["initramfs"] for about in parts}) == 1
-    assert len({about[part] for about in parts for part in ("vmlinux", "debug")}) == 2 * len(parts)
+    unpacked = [image.image(kernel) for kernel in image.kernels()]
+    assert len({one.initramfs for one in unpacked}) == 1
+    assert len({path for one in unpacked for path in (one.vmlinux, one.debug)}) == 2 * len(unpacked)
+
+
+@pytest.mark.parametrize("kernel", image.kernels())
+def test_each_part_is_the_one_that_was_packed(kernel):
+    """The manifest has the hash of what went in, of a time before it was compressed with the others."""
+    about, one = image.manifest()["kernels"][kernel], image.image(kernel)
+    for part in ("vmlinux", "debug"):
+        assert hashlib.sha256(getattr(one, part).read_bytes()).hexdigest() == about[part]["sha256"]
 
 
 def test_the_bundle_is_within_its_budget():

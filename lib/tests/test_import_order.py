@@ -31,7 +31,7 @@ MAY = {
     "vm": {"image", "qmp"},
     # stopping it inside a call
     "gdb": set(),
-    "patches": {"model", "series"},
+    "patches": {"image", "model", "series"},
     "series": {"errors", "image", "model"},
     "places": {"image", "model", "patches"},
     "stops": {"gdb", "model", "vm"},
