@@ -18,11 +18,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from pvmlab import Lab, calls, spec
-from pvmlab.calls import PVMMAP_FIXED, PVMMAP_FIXED_NOREPLACE
+from pvmlab.calls import PVMMAP_FIXED, PVMMAP_FIXED_NOREPLACE, PVMMAP_MOVE
 from pvmlab.errors import GuestError, TaskFault, TaskGone, UsageError
 from pvmlab.guest import expect
 from pvmlab.spec.describe import mapped_here
 from pvmlab.spec.mm_types import ACCESS, VM
+from pvmlab.spec.rule import RULES
 
 pytestmark = pytest.mark.kernels("v2", "v3")
 
@@ -42,7 +43,8 @@ class Step(NamedTuple):
     """One call, as small numbers of which hypothesis finds the smallest that matter.
 
     task, source: which of the live tasks; area, page: which of its mappings, and where in it; pages: how many;
-    to: a place for something new (see Words.place); choice: of flags, a protection or an advice.
+    to: a place for something new (see Words.place); choice: of flags, a protection, an advice or a rule;
+    move: PVMMAP_MOVE, or 0.
     """
 
     call: str
@@ -53,10 +55,11 @@ class Step(NamedTuple):
     choice: int = 0
     source: int = 0
     to: int = 0
+    move: int = 0
 
 
 class Call(NamedTuple):
-    """A Step in the words of lab and specification; tasks are named."""
+    """A Step in the words of lab and specification; tasks are named. A rule is the world's: it has no task."""
 
     task: str
     method: str
@@ -66,7 +69,7 @@ class Call(NamedTuple):
     def __str__(self):
         shown = [hex(a) if isinstance(a, int) and a >= PAGE else str(a) for a in self.args]
         shown += [f"{k}={hex(v) if v >= PAGE else v}" for k, v in self.kwargs.items()]
-        return f"{self.task}.{self.method}({', '.join(shown)})"
+        return f"{self.task or 'world'}.{self.method}({', '.join(shown)})"
 
 
 PROTECTIONS = (READ | WRITE, READ, READ | WRITE | EXEC, calls.PROT_NONE, WRITE)
@@ -74,15 +77,20 @@ MAPPINGS = (calls.MAP_FIXED, calls.MAP_FIXED, 0, calls.MAP_FIXED_NOREPLACE, call
 ADVICE = (calls.MADV_DONTNEED, calls.MADV_DONTFORK, calls.MADV_DOFORK, calls.MADV_WIPEONFORK, calls.MADV_KEEPONFORK)
 CLONES = (PVMMAP_FIXED, PVMMAP_FIXED, 0, PVMMAP_FIXED_NOREPLACE, PVMMAP_FIXED | PVMMAP_FIXED_NOREPLACE)
 
-_small = st.integers(0, 4)
-STEPS = st.builds(
-    Step, st.sampled_from(["mmap"] * 3 + ["munmap"] + ["mprotect"] * 4 + ["mend", "fill"] * 2 + ["madvise"] + ["stamp"] * 5 + ["read"] * 3
-                          + ["fork"] * 2 + ["kill", "succeed"] + ["process_vm_mmap"] * 5 + ["halves"] * 3),
-    task=_small, area=_small, page=_small, pages=st.integers(1, 6), choice=st.integers(0, 24), source=_small,
-    to=st.integers(0, 23))
-#: A program begins with memory that was written, or it would spend most of its calls on nothing.
-PROGRAMS = st.lists(STEPS, min_size=10, max_size=30).map(
-    lambda steps: [Step("mmap", pages=6, to=1), Step("stamp", page=1, pages=3), *steps])
+KINDS = (["mmap"] * 3 + ["munmap"] + ["mprotect"] * 4 + ["mend", "fill"] * 2 + ["madvise"] + ["stamp"] * 5
+         + ["read"] * 3 + ["fork"] * 2 + ["kill", "succeed"] + ["process_vm_mmap"] * 5 + ["halves"] * 3)
+#: What v3 has beside: a third of its calls move; what was got is given back; the rule in force changes.
+KINDS_V3 = KINDS + ["back"] * 2 + ["rule"]
+
+
+def programs(series):
+    """A program begins with memory that was written, or it would spend most of its calls on nothing."""
+    small, is_v3 = st.integers(0, 4), series == "v3"
+    steps = st.builds(Step, st.sampled_from(KINDS_V3 if is_v3 else KINDS), task=small, area=small, page=small,
+                      pages=st.integers(1, 6), choice=st.integers(0, 24), source=small, to=st.integers(0, 23),
+                      move=st.sampled_from([0, 0, PVMMAP_MOVE]) if is_v3 else st.just(0))
+    return st.lists(steps, min_size=10, max_size=30).map(
+        lambda steps: [Step("mmap", pages=6, to=1), Step("stamp", page=1, pages=3), *steps])
 
 
 class Words:
@@ -95,7 +103,8 @@ class Words:
         """Yield the Calls of a Step; the next one is made up when the one before has been made.
 
         Some kinds of step are what rarely happens by chance: a fork whose parent ends before the child forks; a
-        clone in two halves, side by side; filling the gap between two mappings; making a mapping like the next.
+        clone in two halves, side by side; one that goes back to where it came from; filling the gap between two
+        mappings; making a mapping like the next.
         """
         if step.call == "succeed":
             yield from (self._call(step._replace(call=call)) for call in ("fork", "kill"))
@@ -107,6 +116,12 @@ class Words:
             dst = more["dst_addr"] + more["len"]
             if dst + more["len"] <= self.tasks[first.task].mm.mmap_base:
                 yield first._replace(args=(source, start + more["len"]), kwargs=more | {"dst_addr": dst})
+        elif step.call == "back":
+            yield (there := self._call(step._replace(call="process_vm_mmap", choice=0)))
+            (source, start), more = there.args, there.kwargs
+            yield Call(source, there.method, (there.task, more["dst_addr"]), more | {"dst_addr": start})
+        elif step.call == "rule":
+            yield Call("", "rule", ([*RULES][step.choice % len(RULES)],), {})
         elif step.call in ("fill", "mend"):
             yield self._between(step)
         else:
@@ -189,14 +204,18 @@ class Words:
         inside = (vma.vm_end - start) // PAGE if vma and step.choice < 23 else step.pages
         step = step._replace(pages=min(step.pages, inside))
         return ((source.name, start + odd), {"len": step.pages * PAGE - odd, "dst_addr": self.place(task, step),
-                                             "flags": CLONES[step.choice % 5]})
+                                             "flags": CLONES[step.choice % 5] | step.move})
 
 
-def do(tasks, call):
+def moves(call):
+    return call.method == "process_vm_mmap" and bool(call.kwargs["flags"] & PVMMAP_MOVE)
+
+
+def do(world, tasks, call):
     """Make a call; return its result, or its error as far as both sides can have the same."""
     args = [tasks[a] if call.method == "process_vm_mmap" and isinstance(a, str) else a for a in call.args]
     try:
-        result = getattr(tasks[call.task], call.method)(*args, **call.kwargs)
+        result = getattr(tasks[call.task] if call.task else world, call.method)(*args, **call.kwargs)
     except GuestError as e:
         return e.name
     except TaskFault as e:
@@ -224,7 +243,8 @@ class Pair:
     """A machine and the specification, side by side; tasks are new for each program, the machine is not."""
 
     def __init__(self, lab):
-        self.lab, self.series, self.operations = lab, lab.config.kernel, 0
+        self.lab, self.series = lab, lab.config.kernel
+        self.operations = self.moved = self.refused = 0
 
     def start(self, *names):
         """New tasks on both sides, whose mappings begin below the same address."""
@@ -233,6 +253,8 @@ class Pair:
         bases = {name: min(v.vm_start for v in seen.task(name).mm.vmas if v.name == "[vvar]") for name in names}
         self.world, self.same = spec.World(self.series), {}
         self.models = {name: self.world.task(name, base) for name, base in bases.items()}
+        if self.series == "v3":
+            self.lab.rule("any")
         return Words(self.models)
 
     def end(self):
@@ -242,14 +264,16 @@ class Pair:
     def both(self, call):
         """Make a call on both sides and compare what it returns and what it leaves; return the result."""
         try:
-            said = do(self.models, call)
+            said = do(self.world, self.models, call)
         except UsageError:              # v2 would hang, or worse: nobody makes this call
             return
         self.done.append(call)
-        found = do(self.tasks, call)
+        found = do(self.lab, self.tasks, call)
         assert found == said, f"{self._program()}\nthe kernel: {found}\nthe specification: {said}"
         self.compare()
         self.operations += 1
+        self.moved += moves(call) and isinstance(said, int)
+        self.refused += said == "EBUSY"
         return said
 
     def compare(self):
@@ -302,14 +326,14 @@ def test_random_programs_leave_kernel_and_specification_alike(pair, capsys):
 
     @settings(max_examples=count, deadline=None, derandomize=profile != "long", database=None, print_blob=True,
               phases=(Phase.generate, Phase.shrink), suppress_health_check=list(HealthCheck))
-    @given(program=PROGRAMS)
+    @given(program=programs(pair.series))
     def check(program):
         run(pair, program)
 
     check()
     with capsys.disabled():
-        print(f"\n[spec] {pair.series}: {pair.operations} operations in {count} random programs, "
-              "compared after each", flush=True)
+        print(f"\n[spec] {pair.series}: {pair.operations} operations in {count} random programs, {pair.moved} moves, "
+              f"{pair.refused} refused by a rule, compared after each", flush=True)
 
 
 # --- programs worth a name --------------------------------------------------------------------------------------------
@@ -462,13 +486,72 @@ def test_zero_pages_are_not_copied_from_memory_that_was_only_read(pair, call):
     assert not pair.models["B"].mm.ptes and not pair.models["C"].mm.ptes
 
 
+@pytest.mark.kernels("v2")
 def test_v2_merges_memory_never_written_with_its_own_copy(pair, call):
-    if pair.series != "v2":
-        pytest.skip("v3 refuses the caller's own memory")
+    """v3 refuses the caller's own memory."""
     call("A", "mmap", ARENA, pages=2, flags=ANY | calls.MAP_FIXED)
     clone(call, "A", "A", ARENA, pages=2, to=ARENA + 2 * PAGE)
     clone(call, "A", "A", ARENA, pages=1, to=ARENA - PAGE)
     assert [v.pages for v in mappings(pair, "A")] == [5]
+
+
+# --- what v3 adds -----------------------------------------------------------------------------------------------------
+
+on_v3 = pytest.mark.kernels("v3")
+
+
+@on_v3
+def test_what_moves_stays_exclusive_and_leaves_nothing(pair, call, written):
+    av, frame = mappings(pair, "A")[0].anon_vma, pair.models["A"].mm.ptes[written].frame
+    clone(call, "B", "A", written, flags=PVMMAP_FIXED | PVMMAP_MOVE)
+    [moved] = mappings(pair, "B")
+    assert not mappings(pair, "A") and moved.anon_vma is av and av.tree == [moved]
+    call("B", "stamp", ARENA, pages=4)
+    assert pair.models["B"].mm.ptes[ARENA].frame is frame
+
+
+@on_v3
+def test_a_part_moves_there_and_back_and_is_one_mapping_again(pair, call, written):
+    clone(call, "B", "A", written + PAGE, pages=2, flags=PVMMAP_FIXED | PVMMAP_MOVE)
+    assert [vma.pages for vma in mappings(pair, "A")] == [1, 1]
+    clone(call, "A", "B", ARENA, pages=2, to=written + PAGE, flags=PVMMAP_FIXED | PVMMAP_MOVE)
+    assert [vma.pages for vma in mappings(pair, "A")] == [4] and not mappings(pair, "B")
+
+
+@on_v3
+def test_a_child_s_memory_moves_over_its_parent_s(pair, call, written):
+    """The parent's own mapping goes, with the child's last use of its anon_vma; the child's takes the place."""
+    call("A", "fork", "C")
+    call("C", "stamp", written, pages=2, first=7)
+    clone(call, "A", "C", written, to=written, flags=PVMMAP_FIXED | PVMMAP_MOVE)
+    [moved] = mappings(pair, "A")
+    assert len(moved.chain) == 2 and moved.anon_vma.tree == [moved]
+    call("A", "stamp", written, pages=4)
+
+
+@on_v3
+def test_zero_pages_move(pair, call):
+    call("A", "mmap", ARENA, pages=2, flags=ANY | calls.MAP_FIXED)
+    call("A", "read", ARENA, PAGE)
+    clone(call, "B", "A", ARENA, pages=2, flags=PVMMAP_FIXED | PVMMAP_MOVE)
+    assert len(pair.models["B"].mm.ptes) == 1 and not pair.models["A"].mm.ptes
+
+
+@on_v3
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("move", [0, PVMMAP_MOVE])
+def test_a_rule_refuses_the_same_on_both_sides(pair, call, written, rule, move):
+    """Its own memory, after a fork, back to the parent, and a clone of a clone."""
+    pair.both(Call("", "rule", (rule,), {}))
+    first = clone(call, "B", "A", written, pages=2)
+    call("A", "mmap", ARENA + 32 * PAGE, pages=2, flags=ANY | calls.MAP_FIXED)
+    call("A", "stamp", ARENA + 32 * PAGE, pages=2)
+    call("A", "fork", "C")
+    back = clone(call, "A", "C", ARENA + 32 * PAGE, pages=2, to=ARENA + 16 * PAGE, flags=PVMMAP_FIXED | move)
+    clone(call, "B", "A", written, to=ARENA + 8 * PAGE, flags=PVMMAP_FIXED | move)
+    clone(call, "C", "B", ARENA, pages=2, to=ARENA + 24 * PAGE, flags=PVMMAP_FIXED | move)
+    assert first == ("EBUSY" if rule == "never-forked" else ARENA)      # half of a VMA
+    assert (back == "EBUSY") == (rule != "any")
 
 
 # --- the specification alone ------------------------------------------------------------------------------------------
@@ -501,6 +584,14 @@ def test_v3_refuses_what_v2_clones():
     a.madvise(buf, calls.MADV_DONTFORK, pages=1)
     with expect(errno.EFAULT):
         b.process_vm_mmap(a, buf, pages=1)
+
+
+def test_the_rules_are_the_kernel_s():
+    from pvmlab.lab import RULES as KERNELS
+    assert tuple(RULES) == tuple(KERNELS) and spec.World("v3").rule() == "any"
+    for world, name in (spec.World("v3"), "forked"), (spec.World("v2"), "any"):
+        with pytest.raises(UsageError):
+            world.rule(name)
 
 
 def test_what_it_looks_like_can_be_compared_and_walked():

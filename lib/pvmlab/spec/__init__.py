@@ -8,10 +8,10 @@
     dst = consumer.process_vm_mmap(server, buf, pages=4)
     print(world.describe())
 
-Adds: a model of mmap, munmap, mprotect, madvise, loads and stores, fork, exit and process_vm_mmap on the
-private anonymous memory of small tasks: the VMAs with all merging and splitting, entries and frames, and the
-anon_vma forest. Its tasks have the lab's method names, and look() gives the same Snapshot, so whatever reads
-one reads the other: after - before, picture(), describe().
+Adds: a model of mmap, munmap, mprotect, madvise, loads and stores, fork, exit and process_vm_mmap, with v3's move and
+rules, on the private anonymous memory of small tasks: the VMAs with all merging and splitting, entries and frames, and
+the anon_vma forest. Its tasks have the lab's method names, and look() gives the same Snapshot, so whatever reads one
+reads the other: after - before, picture(), describe().
 Leaves out: files, shared memory, swap, huge pages, KSM, limits, locks, and TLBs; a task has nothing but what it
 mapped. What the kernel does with those, see on the kernel.
 

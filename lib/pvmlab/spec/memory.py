@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What loads, stores and copies do to page-table entries and frames (mm/memory.c).
 
-Adds: page faults, fork's copy of entries, taking entries away.
+Adds: page faults, fork's copy of entries, moving them to another mm, taking them away.
 Leaves out: swap, huge pages, pinned pages, and anything but anonymous memory.
 """
 
@@ -58,6 +58,13 @@ def copy_page_range(dst_vma: Vma, src_vma: Vma, dst: int, src: int, end: int) ->
                 pte.frame.mapcount += 1
                 pte.frame.exclusive = False
             dst_vma.mm.ptes[dst + addr - src] = Pte(pte.frame, writable=False)
+
+
+def move_entries(dst_mm: Mm, src_mm: Mm, dst: int, src: int, end: int) -> None:
+    """process_vm_move(), mm/process_vm_move.c of v3: the entries as they are, exclusive and writable or not."""
+    for addr in pages_in(src, end):
+        if addr in src_mm.ptes:
+            dst_mm.ptes[dst + addr - src] = src_mm.ptes.pop(addr)
 
 
 def zap_range(mm: Mm, start: int, end: int) -> None:

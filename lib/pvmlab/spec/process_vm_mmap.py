@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The call: process_vm_mmap() of series v2 and v3 (kernel-patches/; mm/process_vm_access.c, mm/mmap.c, mm/vma.c).
 
-Adds: what it refuses, and what it makes. Where the series differ, `series` says which.
+Adds: what it refuses, what it makes, and, with PVMMAP_MOVE, what it takes away. Where the series differ, `series` says
+which.
 Leaves out: permissions, limits, and the source's other kinds of memory, each of which has an errno of its own.
 """
 
@@ -11,23 +12,28 @@ import errno
 
 from ..calls import PVMMAP_FIXED as FIXED
 from ..calls import PVMMAP_FIXED_NOREPLACE as FIXED_NOREPLACE
+from ..calls import PVMMAP_MOVE as MOVE
 from ..errors import UsageError
 from ..model import PAGE_SHIFT, PAGE_SIZE
-from .memory import copy_page_range
+from .memory import copy_page_range, move_entries
 from .mm_types import VM, Mm, Vma
 from .mmap import MMAP_MIN_ADDR, TASK_SIZE, get_unmapped_area, page_align
 from .rmap import anon_vma_clone
+from .rule import RULES
 from .vma import Proposal, merge_existing_range, merge_new_range, munmap
 
 #: What the owner decided about its own memory stays behind: VM_COPY_PRIVATE, mm/vma.c.
 COPY_PRIVATE = VM.WIPEONFORK | VM.DONTCOPY
 PMD_SIZE = PAGE_SIZE << 9
+#: The flags that a series knows.
+FLAGS = {"v2": FIXED | FIXED_NOREPLACE, "v3": FIXED | FIXED_NOREPLACE | MOVE}
 
 
-def process_vm_mmap(series: str, mm: Mm, src_mm: Mm, src: int, len: int, dst: int, flags: int) -> int:
+def process_vm_mmap(series: str, rule: str, mm: Mm, src_mm: Mm, src: int, len: int, dst: int, flags: int) -> int:
     """SYSCALL_DEFINE5(process_vm_mmap): see whether it makes sense, then do it.
 
     v2 rounds len up and src down, each on its own; v3 maps all pages that the range touches.
+    rule: the one in force, of RULES; v2 has "any" only.
     Returns the address, or a negative errno.
     """
     len, src = page_align(len if series == "v2" else len + src % PAGE_SIZE), src & -PAGE_SIZE
@@ -35,15 +41,15 @@ def process_vm_mmap(series: str, mm: Mm, src_mm: Mm, src: int, len: int, dst: in
         dst &= -PAGE_SIZE
     elif dst >= PAGE_SIZE:
         dst = max(dst & -PAGE_SIZE, MMAP_MIN_ADDR)  # round_hint_to_min()
-    if flags & ~(FIXED | FIXED_NOREPLACE) or not 0 < len <= TASK_SIZE or not src or dst > TASK_SIZE - len:
+    if flags & ~FLAGS[series] or not 0 < len <= TASK_SIZE or not src or dst > TASK_SIZE - len:
         return -errno.EINVAL
     if series != "v2" and mm is src_mm:
         return -errno.EINVAL
-    return _mmap_process_vm(series, mm, src_mm, src, len, dst, flags)
+    return _mmap_process_vm(series, rule, mm, src_mm, src, len, dst, flags)
 
 
-def _mmap_process_vm(series: str, mm: Mm, src_mm: Mm, src: int, len: int, dst: int, flags: int) -> int:
-    """mmap_process_vm(): the source has to be in one VMA; make room; make the VMA; copy the entries."""
+def _mmap_process_vm(series: str, rule: str, mm: Mm, src_mm: Mm, src: int, len: int, dst: int, flags: int) -> int:
+    """mmap_process_vm(): the source has to be in one VMA; make room; make the VMA; fill it."""
     src_vma = src_mm.at(src)
     if not src_vma or len > src_vma.vm_end - src:
         return -errno.EFAULT
@@ -53,9 +59,11 @@ def _mmap_process_vm(series: str, mm: Mm, src_mm: Mm, src: int, len: int, dst: i
         dst = get_unmapped_area(mm, dst, len)
     elif flags & FIXED_NOREPLACE and mm.between(dst, dst + len):
         return -errno.EEXIST
+    if not RULES[rule](mm, src_vma, src, src + len):
+        return -errno.EBUSY
     if mm is src_mm:
         _refuse_disaster(src_vma, src, len, dst)
-    replace = _replace_v2 if series == "v2" else _replace_v3
+    replace = _replace_v2 if series == "v2" else _move if flags & MOVE else _replace_v3
     replace(_proposal(mm, src_vma, src, len, dst), src_vma, src)
     return dst
 
@@ -97,10 +105,20 @@ def _replace_v2(new: Proposal, src_vma: Vma, src: int) -> None:
 
 
 def _replace_v3(new: Proposal, src_vma: Vma, src: int) -> None:
-    """v3 makes the VMA aside, so that what it replaces is there until nothing can fail, and fills it before it is merged,
-    so that a walk of the reverse map never passes it too early."""
+    """v3 makes the VMA aside, so that what it replaces is there until nothing can fail, and fills it before it is
+    merged, so that a walk of the reverse map never passes it too early."""
     dst_vma = _new_vma(new, src_vma)
     munmap(new.mm, new.start, new.end)
     new.mm.link(dst_vma)
     copy_page_range(dst_vma, src_vma, new.start, src, src + (new.end - new.start))
+    merge_existing_range(dst_vma, new)
+
+
+def _move(new: Proposal, src_vma: Vma, src: int) -> None:
+    """move_region(): as v3 makes a clone, but the entries leave the source, and then the range does."""
+    dst_vma, end = _new_vma(new, src_vma), src + (new.end - new.start)
+    munmap(new.mm, new.start, new.end)
+    new.mm.link(dst_vma)
+    move_entries(new.mm, src_vma.mm, new.start, src, end)
+    munmap(src_vma.mm, src, end)
     merge_existing_range(dst_vma, new)

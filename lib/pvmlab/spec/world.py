@@ -21,6 +21,7 @@ from .look import Look
 from .memory import fault_in
 from .mm_types import ACCESS, VM, Frame, Mm
 from .process_vm_mmap import process_vm_mmap
+from .rule import RULES
 from .vma import munmap
 
 #: Where the kernel puts the first mapping of a task whose addresses are not randomised.
@@ -38,7 +39,7 @@ class World:
     def __init__(self, series: str = "v2") -> None:
         if series not in ("v2", "v3"):
             raise UsageError(f"a world of series {series!r}", "there is no such series", '"v2" or "v3"')
-        self.series, self._look = series, Look()
+        self.series, self._rule, self._look = series, "any", Look()
         self.live: dict[str, Task] = {}
 
     def task(self, name: str, mmap_base: int = MMAP_BASE) -> Task:
@@ -48,6 +49,17 @@ class World:
     def tasks(self, *names: str) -> tuple[Task, ...]:
         """Start several processes, in this order."""
         return tuple(self.task(name) for name in names)
+
+    def rule(self, name: str | None = None) -> str:
+        """Set the rule that says which mappings process_vm_mmap() takes; return the one in force.
+
+        Raises UsageError for a name that is not in RULES, and in a world of v2, which has no rules.
+        """
+        if self.series == "v2" or name not in (None, *RULES):
+            raise UsageError(f"rule({name!r})", "there is no such rule",
+                             f"a world of v3, and one of {', '.join(RULES)}")
+        self._rule = name or self._rule
+        return self._rule
 
     def look(self, label: str = "") -> Snapshot:
         """Return what look() at a machine in this state would see of this memory."""
@@ -153,11 +165,11 @@ class Task:
 
     def process_vm_mmap(self, source: Task, src_addr: int, *, len: int | None = None, pages: int | None = None,
                         dst_addr: int = 0, flags: int = 0) -> int:
-        """Map a piece of `source`'s memory into this task; return its address."""
+        """Map a piece of `source`'s memory into this task, or (PVMMAP_MOVE) move it here; return its address."""
         if not source.alive:
             self._failed("process_vm_mmap", _errno.ESRCH)
         return self._result("process_vm_mmap", process_vm_mmap(
-            self.world.series, self.mm, source.mm, src_addr, _length(len, pages), dst_addr, flags))
+            self.world.series, self.world._rule, self.mm, source.mm, src_addr, _length(len, pages), dst_addr, flags))
 
     # -- processes --
 
