@@ -62,6 +62,11 @@ def test_a_race_ends_well_on_v3(name):
     assert found.failure == "" and found.clones > 0
 
 
+def test_v3_refuses_to_take_a_process_over_itself():
+    """D3. That KASAN sees v2 do it takes v2-debug: `python -m pvmlab stress --kernel v2-debug`."""
+    assert stress.over_itself("v3") == stress.Race("over itself", clones=0, refused=1, failure="")
+
+
 def test_the_missing_flush_of_v2_is_seen():
     """D1: a writer on the other CPU changes what was cloned."""
     assert "changes from" in stress.race("v2", "writer", seconds=5).failure
