@@ -25,7 +25,7 @@ from .guest import Call, Guest, Task
 from .identity import anon_vma_names
 from .image import Image
 from .kernel import Kernel
-from .look import look
+from .look import anon_vma_lock, look
 from .memory import Memory
 from .model import Cpu, Hang, Place, Sleeper, Snapshot
 from .stops import Point, Stop, Stops
@@ -125,17 +125,20 @@ class Lab:
             if inside or not (seen.held or _just_born(seen, now)):
                 return self._named(seen)
             self.run_for(_A_LITTLE)
+        seen = self._named(seen)
         if seen.held:
             raise MachineTimeout("the machine does not come to rest", f"held: {', '.join(seen.held)}",
                                  "look(inside=True) shows it as it is", console=self.machine.console())
-        return self._named(seen)
+        return seen
 
     def _named(self, seen: Snapshot) -> Snapshot:
         """The same, with what the lab calls each anon_vma: in every figure what it was called in the first."""
         keys = {addr: (addr, found.born) for addr, found in seen.anon_vmas.items() if found.born}
         names = anon_vma_names(seen, keys, self._anon_vma_names)
         self._anon_vma_names |= names
-        return dataclasses.replace(seen, anon_vma_names=MappingProxyType(names))
+        called = {anon_vma_lock(at): anon_vma_lock(at, names[key]) for at, key in keys.items()}
+        return dataclasses.replace(seen, anon_vma_names=MappingProxyType(names),
+                                   held=tuple(called.get(lock, lock) for lock in seen.held))
 
     # --- stopping inside a call ---
 

@@ -113,7 +113,12 @@ def _held(named: tuple[Task, ...], mms: Mapping[int, Mm], anon_vmas: Mapping[int
         if mm.locked:
             yield f"mmap_lock of {_owners(named, mm)}: {mm.locked}"
     for root in sorted({av.root for av in anon_vmas.values() if av.locked}):
-        yield f"rwsem of the anon_vma at {root:#x}"
+        yield anon_vma_lock(root)
+
+
+def anon_vma_lock(root: int, name: str = "") -> str:
+    """Say which anon_vma's rwsem is held: by what its lab calls it, where that is known."""
+    return f"rwsem of {name}" if name else f"rwsem of the anon_vma at {root:#x}"
 
 
 def _held_tables(kernel: Kernel, named: tuple[Task, ...], mms: Mapping[int, Mm]) -> Iterator[str]:
