@@ -8,8 +8,9 @@ import sys
 import time
 from pathlib import Path
 
-from . import bench, doctor, image, selftests, stress
+from . import bench, doctor, image, places, selftests, stress
 from .errors import PvmlabError
+from .film import MAIN_STEPS
 from .frontispiece import screenshots, the_call
 from .lab import Lab
 
@@ -66,6 +67,7 @@ def _warm(args: argparse.Namespace) -> int:
         with Lab(kernel=kernel) as lab:
             print(f"{kernel}: Linux {lab.machine.image.release} is ready ({lab.machine.accel}, "
                   f"{time.perf_counter() - start:.2f} s)")
+            places.find(lab.machine.image, *MAIN_STEPS, lacking=True)     # the first film need not wait for it
     return 0
 
 

@@ -9,8 +9,8 @@ Leaves out: stopping there (stops.py).
     "copy_pte_range:1163"                  what was made of that line of it
     "copy_pte_range: copy_present_ptes("   the one line of it with that text, of those our patches show
 
-Reading one file's debug information takes half a second, so answers are kept
-in the user's cache, by the image's digest.
+Reading one file's debug information takes half a second, so it is said how far
+that is, and answers are kept in the user's cache, by the image's digest.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import difflib
 import json
 import re
 import struct
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -75,13 +76,20 @@ def find(image: Image, *texts: str, lacking: bool = False) -> list[Place]:
     if new:
         with open(image.debug, "rb") as f:
             debug = Debug(f)
-            for key in new:
+            for i, key in enumerate(new):
+                _tell(f"\r[places] reading {image.name}'s debug information, kept from then on: "
+                      f"{i + 1} of {len(new)}, {key.partition(':')[0]:<24}")
                 kept[key] = None            # it is not there, unless it is found
                 with contextlib.suppress(*[UsageError] if lacking else []):
                     kept[key] = _find(image.name, debug, *key.split(":", 1))
+        _tell("\n")
         write_whole(memory, json.dumps(kept).encode())
     return [_place(image.name, *kept[key]) for key in asked if kept[key]]
 
+
+def _tell(text: str) -> None:
+    """Say on one line of stderr, written over and over, how far it is."""
+    print(text, end="", file=sys.stderr, flush=True)
 
 
 def _parsed(text: str) -> tuple[str, str]:

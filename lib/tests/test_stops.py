@@ -7,7 +7,7 @@ import errno
 
 import pytest
 
-from pvmlab import calls, steps
+from pvmlab import calls, places, steps
 from pvmlab.errors import MachineTimeout, UsageError
 
 PAGE = 4096
@@ -134,6 +134,23 @@ def test_a_film_ends_at_its_bound(lab, server, consumer):
     server.stamp(addr, 64)
     film = lab.film(lambda: consumer.process_vm_mmap(server, addr, pages=64), at=["copy_present_ptes"], most=10)
     assert (len(film), film.missed) == (12, 54)
+
+
+def test_a_lock_is_called_what_the_figure_calls_its_anon_vma(lab, server, consumer, buf):
+    film = lab.film(lambda: consumer.process_vm_mmap(server, buf, pages=4), at=["anon_vma_interval_tree_insert"])
+    inside = film[1]
+    owner = inside.task("server").vma(buf).anon_vma
+    assert owner.locked and owner.is_root
+    assert [held for held in inside.held if held.startswith("rwsem")] == [f"rwsem of {inside.anon_vma_names[owner.id]}"]
+    assert any(change.id == ("rwsem of av·server",) for change in (inside - film[0]).of("lock"))
+
+
+def test_reading_debug_information_for_the_first_time_says_how_far_it_is(lab, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("PVMLAB_CACHE", str(tmp_path))
+    first = places.find(lab.machine.image, "copy_vma", "anon_vma_clone")
+    said = capsys.readouterr().err
+    assert "1 of 2, copy_vma" in said and "2 of 2, anon_vma_clone" in said and said.endswith("\n")
+    assert places.find(lab.machine.image, "copy_vma", "anon_vma_clone") == first and not capsys.readouterr().err
 
 
 def test_two_stops_hold_two_cpus_of_three(new_lab):
