@@ -21,7 +21,7 @@ from .view import page
 
 #: What is done to a figure before it is photographed: (name, selectors to click, keys to press).
 POSES = (("", (), ()), ("-frame", ("[data-panel=translation] .row.frame",), ()),
-         ("-forest", ("[data-panel=forest] .row.head",), ()), ("-walk", (".pv-bar button",), ("End", *"wwww")))
+         ("-forest", ("[data-panel=forest] .row.head",), ()), ("-walk", (".pv-where",), ("End", *"wwww")))
 GROUNDS = {"light": "", "dark": ' style="background:#111111;color:#eeeeee"'}
 
 
