@@ -29,14 +29,11 @@ _MOST_NAMED = 4
 _NAMES = re.compile(r' (id|data-tail|data-head|data-refs)="([^"]*)"')
 
 
-class _Once:
-    """Texts, each kept once; a text is its number."""
+class _Once(dict):
+    """Texts, or lists of numbers, each kept once; it is its number."""
 
-    def __init__(self) -> None:
-        self.texts: dict[str, int] = {}
-
-    def __call__(self, text: str) -> int:
-        return self.texts.setdefault(text, len(self.texts))
+    def __call__(self, what: str | tuple) -> int:
+        return self.setdefault(what, len(self))
 
 
 def figure(picture: Picture) -> dict:
@@ -44,8 +41,8 @@ def figure(picture: Picture) -> dict:
 
     panels: name, title, caption, notes, size of each, and the columns that can
     be hidden; open: those shown at first; parts: ids of all rows, a row is its
-    number; words, pieces: texts and pieces of SVG, each once; stops: see _Stop;
-    start: the stop to open at, of a film its first, for the last ones are after the call
+    number; words, pieces, lists: texts, pieces of SVG and lists of numbers, each
+    once; stops: see _Maker.stop(); start: the stop to open at, of a film its first, for the last ones are after the call
     """
     rows = [row.id for panel in picture.panels for box in panel.boxes for row in box.rows]
     numbers = {name: i for i, name in enumerate(rows)}
@@ -56,8 +53,8 @@ def figure(picture: Picture) -> dict:
     return {"name": _slug(picture), "width": width, "least": LEGIBLE, "close": CLOSE,
             "start": 0 if _filmed(picture) else len(stops) - 1,
             "listed": len(picture) > 1, "open": [name for name in PANELS if name in picture.names],
-            "panels": panels, "parts": list(numbers), "words": list(made.words.texts),
-            "pieces": list(made.pieces.texts), "stops": stops}
+            "panels": panels, "parts": list(numbers), "words": list(made.words),
+            "pieces": list(made.pieces), "lists": list(made.lists), "stops": stops}
 
 
 def _filmed(picture: Picture) -> bool:
@@ -83,23 +80,27 @@ class _Maker:
 
     def __init__(self, picture: Picture, numbers: dict[str, int]) -> None:
         self.picture, self.numbers = picture, numbers
-        self.words, self.pieces = _Once(), _Once()
+        self.words, self.pieces, self.lists = _Once(), _Once(), _Once()
         self.heads = {box.id: numbers[box.header.id] for panel in picture.panels for box in panel.boxes}
 
     def stop(self, i: int, old: int | None, new: int) -> dict:
-        """One stop: its words, drawings with marks and without, and by part what belongs to it and is known of it."""
+        """One stop: its words, drawings with marks and without, and by part what belongs to it and is known of it.
+
+        Of the text each line, of a part what belongs to it and the words of its details are lists.
+        """
         picture, belong = self.picture, Belonging(self.picture.panels, self.picture.steps, old, new)
         told = _Told(picture, belong, new)
         rows = {name: belong.lit(name) for name in belong.shown}
         return {"label": self._label(old, new), "title": picture.title(old, new), "where": picture.where(new),
                 "nothing": picture.nothing(old, new),
                 "lines": [self._line(line, belong) for line in picture.lines(old, new)],
-                "text": picture.told(old, new), "note": _note(picture, i),
+                "text": self.lists(tuple(map(self.words, picture.told(old, new).split("\n")))), "note": _note(picture, i),
                 "marked": self._drawings(old, new), "plain": self._drawings(None, new),
-                "kin": {self.numbers[name]: [self.numbers[other] for other in lit] for name, lit in rows.items()},
+                "kin": {self.numbers[name]: self.lists(tuple(self.numbers[other] for other in lit))
+                        for name, lit in rows.items()},
                 "says": {self.numbers[name]: self.words(told.says(name, lit)) for name, lit in rows.items()},
-                "details": {self.numbers[name]: [self.words(term) for detail in told.details(name) for term in detail]
-                            for name in rows},
+                "details": {self.numbers[name]: self.lists(tuple(self.words(term) for detail in told.details(name)
+                                                                 for term in detail)) for name in rows},
                 "walk": [[[self.numbers[name] for name in lit], self.words(text)] for lit, text in told.walk()]}
 
     def _label(self, old: int | None, new: int) -> str:

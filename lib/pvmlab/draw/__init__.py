@@ -34,6 +34,8 @@ PANELS = ("changes", "scale", "spaces", "tables", "frames", "forest", "walk", "c
 #: Those that a figure shows when nothing else is asked for; the one that steps has the others to switch on.
 USUAL = ("changes", "spaces", "tables", "frames", "forest", "walk")
 View = Snapshot | Steps | RmapWalk
+#: A plain figure lists all steps of a film, where they are not more than these.
+LISTED = 16
 #: A figure is scaled down to this part of its size, where its 12 px text is 8 px, and scrolls from there on.
 LEGIBLE = 0.66
 
@@ -125,7 +127,8 @@ class Picture:
         wide = svg.text_width(self.placed)
         listed = len(self) > 1 and "changes" in self.names
         most = max(listed, *(len(svg.folded(self._listed(*stop), wide)) for stop in self.stops))
-        return svg.Sheet(self.panels, self.placed, self.names, most)
+        where = max(len(svg.wrapped(self.strip(*stop), wide)) for stop in self.stops)
+        return svg.Sheet(self.panels, self.placed, self.names, most, where)
 
     @property
     def stops(self) -> tuple[tuple[int | None, int], ...]:
@@ -174,7 +177,8 @@ class Picture:
     def svg(self, step: int | None = None, *, marks: bool = True) -> str:
         """Return SVG: of the whole difference, or of one step; without marks, as it plainly is then."""
         at = self._which(step, marks)
-        return svg.draw(self._sheet, at[1], at[0], self.title(*at), self._listed(*at), self._unlisted(*at))
+        return svg.draw(self._sheet, at[1], at[0], self.title(*at), self.strip(*at), self._listed(*at),
+                        self._unlisted(*at))
 
     def html(self, step: int | None = None) -> str:
         """Return svg() as part of a page: as wide as there is room, down to where its text is still legible."""
@@ -189,7 +193,9 @@ class Picture:
 
     def told(self, old: int | None, step: int) -> str:
         """text() of one stop."""
-        title = "\n".join((self.title(old, step), *self.where(step)))
+        one = old is None or step - old == 1
+        where = self.where(step) if one else (line for line, _ in self.strip(old, step))
+        title = "\n".join((self.title(old, step), *where))
         return text.text(self._sheet.panels, step, old, title, self._listed(old, step), self._unlisted(old, step))
 
     def where(self, step: int) -> tuple[str, ...]:
@@ -199,6 +205,16 @@ class Picture:
         snapshot = self.steps.snapshots[step]
         held = (f"locks held: {', '.join(snapshot.held)}",) if snapshot.held else ()
         return (*([_place(snapshot.place)] if snapshot.place else []), *held)
+
+    def strip(self, old: int | None, step: int) -> tuple[tuple[str, bool], ...]:
+        """(line, whether it is the step shown) of where() of every step of a film; of a long one, of that step."""
+        if self.steps is None or not any(map(self.where, range(len(self)))):
+            return ()
+        if len(self) > LISTED:
+            return tuple((line, False) for line in self.where(step))
+        here = step if old is None or step - old == 1 else None
+        return tuple(("; ".join((f"{i + 1}. {label}", *self.where(i))), i == here)
+                     for i, label in enumerate(self.steps.labels()))
 
     @cached_property
     def frames(self) -> tuple[str, ...]:

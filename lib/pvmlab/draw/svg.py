@@ -83,14 +83,20 @@ def rules(colours: Mapping[str, str], within: str = ".pvmlab") -> str:
 
 
 class Sheet:
-    """The places of all panels on one card, the same for every step. columns: those shown, of the panel with columns."""
+    """The places of all panels on one card, the same for every step.
 
-    def __init__(self, panels: Sequence[Panel], placed: Mapping[str, Placed], names: Sequence[str], lines: int) -> None:
+    lines: how many the list of changes has at most; where: how many say where in
+    a call a step is; columns: those shown, of the panel with columns
+    """
+
+    def __init__(self, panels: Sequence[Panel], placed: Mapping[str, Placed], names: Sequence[str], lines: int,
+                 where: int = 0) -> None:
         self.columns = set().union(*(translation.COLUMNS.get(name, ()) for name in names))
         self.panels = [self._part(panel, names) for panel in panels
                        if panel.name in names or panel.name == "translation" and self.columns]
         self.placed = placed
         self.text_width = text_width({p.name: placed[p.name] for p in self.panels if p.name in placed})
+        self.where_height = where * LINE + 4 if where else 0
         self.lines_height = lines * LINE + _HEAD if lines else 0
         self.origins = self._stack()
 
@@ -102,7 +108,7 @@ class Sheet:
 
     def _stack(self) -> dict[str, Point]:
         """Panels one under the other; two share a row where both fit."""
-        x, y, row, origins = 0.0, MARGIN + 30.0 + self.lines_height, 0.0, {}
+        x, y, row, origins = 0.0, MARGIN + 30.0 + self.where_height + self.lines_height, 0.0, {}
         widest = self.text_width
         for panel in self.panels:
             wide, high = self.size(panel)
@@ -141,12 +147,23 @@ def note_lines(panel: Panel, wide: float) -> list[str]:
     return [line for note in panel.notes for line in textwrap.wrap(note, int(wide / CHAR), subsequent_indent="  ")]
 
 
-def draw(sheet: Sheet, step: int, old: int | None, title: str, lines: Sequence[Line], nothing: str) -> str:
+def wrapped(strip: Sequence[tuple[str, bool]], wide: float) -> list[tuple[str, bool]]:
+    """The lines that say where in a call the steps are, and whether it is the step shown, as they are drawn."""
+    return [(each, here) for line, here in strip
+            for each in textwrap.wrap(f"{'▶' if here else ' '} {line}", int(wide / CHAR), subsequent_indent="     ")]
+
+
+def draw(sheet: Sheet, step: int, old: int | None, title: str, strip: Sequence[tuple[str, bool]],
+         lines: Sequence[Line], nothing: str) -> str:
     """Return the SVG of one step; with `old`, marks say what changed since that step.
 
+    strip: of a film, place and locks of each step, and whether it is the one shown;
     nothing: what stands in the list of changes when it has no lines
     """
-    body = [_text(MARGIN, MARGIN + 16, title, "title"), *_changes(sheet, lines, nothing)]
+    body = [_text(MARGIN, MARGIN + 16, title, "title"),
+            *(_text(MARGIN, MARGIN + 36 + i * LINE, line, "bold" if here else "")
+              for i, (line, here) in enumerate(wrapped(strip, sheet.text_width))),
+            *_changes(sheet, lines, nothing)]
     body += [_panel(sheet, panel, step, old) for panel in sheet.panels if panel.shown(step, old)]
     return (f'<svg xmlns="http://www.w3.org/2000/svg" class="pvmlab" role="img" data-step="{step}" '
             f'viewBox="0 0 {sheet.width} {sheet.height}" width="{sheet.width}" height="{sheet.height}" '
@@ -178,7 +195,7 @@ def folded(lines: Sequence[Line], wide: float) -> list[tuple[Line | None, str]]:
 def _changes(sheet: Sheet, lines: Sequence[Line], nothing: str) -> list[str]:
     if not sheet.lines_height or not (lines or nothing):
         return []
-    y = MARGIN + 30
+    y = MARGIN + 30 + sheet.where_height
     parts = ['<g id="changes" class="panel">', _text(MARGIN, y + 16, "What changed", "title"),
              _text(MARGIN + 130, y + 16, LEGEND, "caption") if lines else _text(MARGIN, y + 40, nothing, "dim")]
     number, last = 0, None

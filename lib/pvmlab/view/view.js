@@ -154,7 +154,7 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
     where.replaceChildren(make("strong", {}, many ? `${at + 1}/${figure.stops.length} ` : ""), stop.title,
       ...stop.where.map((line) => make("span", { class: "pv-inside" }, line)));
     note.textContent = stop.note;
-    text.textContent = stop.text;
+    text.textContent = figure.lists[stop.text].map((n) => figure.words[n]).join("\n");
     tell();
     light();
     if (held) (part(held) || root).focus({ preventScroll: true });
@@ -274,8 +274,8 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
       lists[at].querySelectorAll("button")[chosen.line].setAttribute("aria-pressed", "true");
     } else if (chosen.walk !== undefined) {
       stop.walk[chosen.walk][0].forEach((n, i) => lamp(part(n), i === 0));
-    } else if (part(chosen.part) && stop.kin[chosen.part]) {
-      for (const n of stop.kin[chosen.part]) lamp(part(n), n === chosen.part);
+    } else if (part(chosen.part) && chosen.part in stop.kin) {
+      for (const n of figure.lists[stop.kin[chosen.part]]) lamp(part(n), n === chosen.part);
       part(chosen.part).setAttribute("aria-pressed", "true");
     }
     edges();
@@ -306,7 +306,7 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
 
   /** All that is known of a part: terms and words. */
   function known(n) {
-    const words = (figure.stops[at].details[n] || []).map((w) => figure.words[w]);
+    const words = (figure.lists[figure.stops[at].details[n]] || []).map((w) => figure.words[w]);
     return words.flatMap((word, i) => i % 2 ? [] : make("div", {}, make("dt", {}, word), make("dd", {}, words[i + 1])));
   }
 
