@@ -183,6 +183,7 @@ def test_every_patch_decides_what_the_image_is(build):
 @pytest.fixture
 def patches(build, tmp_path, monkeypatch):
     """vm-image/patches as a module, on top of that build."""
+    monkeypatch.syspath_prepend(root() / "vm-image")
     module = script("patches", monkeypatch)
     monkeypatch.setattr(module, "build", build)
     return module
