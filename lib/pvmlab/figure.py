@@ -3,8 +3,8 @@
 
 Adds: for each stop (each step, and the whole difference) the drawings of the
 panels, the changes in words, and for every part what belongs to it, what is
-known of it and how that is said; the steps of the reverse-map walk. What two
-stops have in common is sent once.
+known of it and how that is said; the steps of the reverse-map walk; what is
+folded, for the browser to list. What two stops have in common is sent once.
 Leaves out: drawing, belonging and details (draw/), widgets and pages (view.py).
 """
 
@@ -17,8 +17,9 @@ from functools import cached_property
 
 from .diff import Line
 from .draw import LEGIBLE, PANELS, Picture, ref, svg
-from .draw.belonging import Belonging
+from .draw.belonging import Belonging, parts
 from .draw.details import Details
+from .draw.inventory import Inventory, Once
 from .draw.layout import BAR, CLOSE
 from .draw.parts import Panel
 from .model import RmapWalk, Snapshot
@@ -29,28 +30,22 @@ _MOST_NAMED = 4
 _NAMES = re.compile(r' (id|data-tail|data-head|data-refs)="([^"]*)"')
 
 
-class _Once(dict):
-    """Texts, or lists of numbers, each kept once; it is its number."""
-
-    def __call__(self, what: str | tuple) -> int:
-        return self.setdefault(what, len(self))
-
-
 def figure(picture: Picture) -> dict:
     """Return what the script shows.
 
     panels: name, title, caption, notes, size of each, and the columns that can
     be hidden; open: those shown at first; parts: ids of all rows, a row is its
     number; words, pieces, lists: texts, pieces of SVG and lists of numbers, each
-    once; stops: see _Maker.stop(); start: the stop to open at, of a film its first, for the last ones are after the call
+    once; stops: see _Maker.stop(); inventory, opens, ways: see _Maker.unfolded(); start: the stop to open at, of a film its first, for the last ones are after the call
     """
-    rows = [row.id for panel in picture.panels for box in panel.boxes for row in box.rows]
+    rows = [row.id for panel in picture.panels for box in (*panel.boxes, *panel.folds) for row in box.rows]
     numbers = {name: i for i, name in enumerate(rows)}
     made = _Maker(picture, numbers)
     stops = [made.stop(i, old, new) for i, (old, new) in enumerate(picture.stops)]
-    panels = [_panel(picture, panel) for panel in picture.panels]
+    panels = [_panel(picture, panel, numbers) for panel in picture.panels]
     width = max((panel["width"] for panel in panels), default=300)
-    return {"name": _slug(picture), "width": width, "least": LEGIBLE, "close": CLOSE,
+    unfolded = made.unfolded()  # before words and lists are listed
+    return {**unfolded, "name": _slug(picture), "width": width, "least": LEGIBLE, "close": CLOSE,
             "start": 0 if _filmed(picture) else len(stops) - 1,
             "listed": len(picture) > 1, "open": [name for name in PANELS if name in picture.names],
             "panels": panels, "parts": list(numbers), "words": list(made.words),
@@ -67,9 +62,10 @@ def _slug(picture: Picture) -> str:
     return re.sub(r"[^a-z0-9]+", "-", "-".join(labels).lower()).strip("-")[:60] or "figure"
 
 
-def _panel(picture: Picture, panel: Panel) -> dict:
+def _panel(picture: Picture, panel: Panel, numbers: dict[str, int]) -> dict:
     at = picture.placed[panel.name]
     return {"name": panel.name, "title": panel.title, "caption": panel.caption, "notes": panel.notes,
+            "folds": [[numbers[box.header.id], *box.header.seen[0].lines] for box in panel.folds],
             "width": round(at.width) + 2, "height": round(at.height) + 2,
             "columns": {name: [round(x) for x in ends] for name, ends in at.columns.items()},
             "most": BAR * panel.most if 0 < panel.most < len(panel.boxes) else 0, "count": len(panel.boxes)}
@@ -80,8 +76,19 @@ class _Maker:
 
     def __init__(self, picture: Picture, numbers: dict[str, int]) -> None:
         self.picture, self.numbers = picture, numbers
-        self.words, self.pieces, self.lists = _Once(), _Once(), _Once()
+        self.words, self.pieces, self.lists = Once(), Once(), Once()
         self.heads = {box.id: numbers[box.header.id] for panel in picture.panels for box in panel.boxes}
+
+    def unfolded(self) -> dict:
+        """inventory: what the snapshots hold; opens: by part what is listed of it; ways: by entries the indices to it."""
+        if self.picture.steps is None:
+            return {}
+        made = Inventory(self.picture.steps, self.picture.panels, self.numbers, self.words, self.lists)
+        belong, every = Belonging(self.picture.panels, None, None, 0), [*parts(self.picture.panels)]
+        return {"inventory": made.data(),
+                "opens": {self.numbers[row.id]: made.opens(row.opens) for _, row in every if row.opens},
+                "ways": {self.numbers[row.id]: [self.numbers[name] for name in belong.way(box)]
+                         for box, row in every if row.cls == "pte"}}
 
     def stop(self, i: int, old: int | None, new: int) -> dict:
         """One stop: its words, drawings with marks and without, and by part what belongs to it and is known of it.
@@ -91,7 +98,8 @@ class _Maker:
         picture, belong = self.picture, Belonging(self.picture.panels, self.picture.steps, old, new)
         told = _Told(picture, belong, new)
         rows = {name: belong.lit(name) for name in belong.shown}
-        return {"label": self._label(old, new), "title": picture.title(old, new), "where": picture.where(new),
+        return {"at": new, "was": old, "gone": [self.numbers[name] for name, (_, _, at) in belong.shown.items() if at != new],
+                "label": self._label(old, new), "title": picture.title(old, new), "where": picture.where(new),
                 "nothing": picture.nothing(old, new),
                 "lines": [self._line(line, belong) for line in picture.lines(old, new)],
                 "text": self.lists(tuple(map(self.words, picture.told(old, new).split("\n")))), "note": _note(picture, i),

@@ -4,8 +4,8 @@
 Adds: View, the widget; page(), the same figure as HTML that needs no kernel
 and no network; bundle(), what a notebook gets; the style in light and dark.
 Leaves out: what the figure shows and says (figure.py), drawing (draw/), and
-what happens in the browser: view/view.js and view/view.css, which the widget
-and the page share.
+what happens in the browser: view/view.js, view/unfold.js and view/view.css, which
+the widget and the page share.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .draw import Picture, svg
 from .figure import figure
 
 _FILES = Path(__file__).parent / "view"
-SCRIPT = (_FILES / "view.js").read_text()
+SCRIPT = (_FILES / "unfold.js").read_text() + "\n" + (_FILES / "view.js").read_text()
 STYLE = (svg.rules(svg.LIGHT, ".pvmlab-view") + "\n" + svg.rules(svg.DARK, ".pvmlab-view.pv-dark") + "\n"
          + (_FILES / "view.css").read_text())
 

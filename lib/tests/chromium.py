@@ -66,6 +66,19 @@ class Figure:
         numbers = self.root.locator(selector).evaluate_all("all => all.map(row => row.dataset.part)")
         return {self.made["parts"][int(n)] for n in numbers}
 
+    def number(self, prefix: str) -> int:
+        """The number of the first part whose id begins so."""
+        return next(i for i, name in enumerate(self.made["parts"]) if name.startswith(prefix))
+
+    def listed(self) -> list[str]:
+        """Every line of the list that is open, page by page, by the key."""
+        found = []
+        while True:
+            found += self.root.locator(".pv-list [data-item]").all_inner_texts()
+            if not self.root.get_by_role("button", name="the next page").count():
+                return found
+            self.tab.keyboard.press("PageDown")
+
     @property
     def here(self) -> str:
         return self.root.locator("[aria-current=step]").inner_text()

@@ -11,6 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 import worlds
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pvmlab import kernel, widgets
 from pvmlab.diff import steps
@@ -119,7 +121,8 @@ def test_every_part_that_can_be_chosen_says_something(name):
     shown = of(name)
     made, choosable = figure(shown), {row.id for _, row in parts(shown.panels)}
     for stop in made["stops"]:
-        chosen = {n for n in numbers(made, stop) if made["parts"][n] in choosable}
+        folds = {n for panel in made["panels"] for n, _ in panel["folds"]}
+        chosen = {n for n in numbers(made, stop) | folds if made["parts"][n] in choosable}
         assert chosen and set(stop["kin"]) == chosen
         for i in stop["kin"]:
             assert i in kin(made, stop, i) and made["words"][stop["says"][i]]
@@ -141,6 +144,92 @@ def test_a_frame_says_who_maps_it():
     known = details(made, stop, frame)
     assert ("mapped by", "A at 0x7f3a1c200000, 0x7f4400000000 (2 times in one process)") in known
     assert ("mapped by", "B at 0x7f3a1c200000") in known
+
+
+def mappers(row, step, pfns):
+    """Refs of some frames, and of every entry and VMA that maps one of them, read from the snapshot."""
+    who, found = row.identity, {ref("page", row.identity.key("page", step, pfn)) for pfn in pfns}
+    for pfn in pfns:
+        for mm, addr in row.snapshots[step].mapped(pfn):
+            pte, key = mm.entries.at(addr), who.key("mm", step, mm.addr)
+            found |= {ref("entry", (key, pte.addr, pte.level)), ref("vma", who.key("vma", step, mm.vma(addr).addr))}
+    return found
+
+
+@pytest.mark.parametrize("world", [lambda: (worlds.family(),), lambda: (worlds.scattered(),), worlds.large])
+def test_a_frame_lights_everything_that_maps_it_in_every_process(world):
+    """The box of a group lights what maps any of its frames, and so does that of the walk."""
+    row = steps(*world())
+    last = len(row) - 1
+    pfn = next(pte.pfn for pte in row.snapshots[-1].tasks[0].mm.entries if pte.present)
+    shown = picture(row, walk=pfn)
+    made, rows = figure(shown), {row.id: row for _, row in parts(shown.panels)}
+    stop, choosable = made["stops"][last], made["stops"][last]["kin"]
+    frames = [name for name, row in rows.items() if row.opens and row.opens.kind == "frames"
+              and not name.startswith("forest-") and made["parts"].index(name) in choosable]
+    assert "walk-page-row" in frames and len(frames) > 1
+    for name in frames:
+        refs = mappers(row, last, [pfn for pfn in rows[name].opens.what if pfn in row.snapshots[last].pages])
+        expected = {n for n in choosable if refs & set(rows[made["parts"][n]].refs)}
+        assert expected <= set(kin(made, stop, made["parts"].index(name))), name
+        extra = {made["parts"][n] for n in set(kin(made, stop, made["parts"].index(name))) - expected}
+        assert all(re.search(r"-(pgd|pud|pmd|pte)-[0-9a-f]+-\d+$", each) or each.startswith("walk-")
+                   for each in extra), extra
+
+
+def test_a_part_carries_all_that_it_stands_for():
+    shown = picture(steps(*worlds.large()))
+    run = next(row for _, row in parts(shown.panels) if row.cls == "pte" and "×312" in row.seen[1].lines[0])
+    assert len(run.refs) == len(set(run.refs)) == 312
+
+
+def expanded(made, step):
+    """(VMAs, entries, frames) of a step as the browser reads them, from the numbers."""
+    inventory, lists, words = made["inventory"], made["lists"], made["words"]
+    spaces, held = inventory["steps"][step]
+    vmas, entries = set(), set()
+    for mm, areas, runs, _ in spaces:
+        name = words[inventory["mms"][mm][0]]
+        for n in lists[areas]:
+            _, page, pages, pgoff, prot, *_ = lists[n]
+            vmas.add((name, page << 12, pages, pgoff, words[prot]))
+        end = 0
+        for gap, count, level, bits, first, by in zip(*[iter(lists[runs])] * 6):
+            page, (base, unit, *_) = end + gap, inventory["bits"][bits]
+            for i in range(count):
+                entries.add((name, (page + i * 512 ** level) << 12, int(base, 16) + (first + i * by) * unit, level))
+            end = page + count * 512 ** level
+    frames, end = set(), 0
+    for gap, count, facts, first, by in zip(*[iter(lists[held])] * 5):
+        short = words[inventory["facts"][facts][0]]
+        frames |= {(end + gap + i, first + i * by, *map(int, re.findall(r"\d+", short)[:2])) for i in range(count)}
+        end += gap + count
+    return vmas, entries, frames
+
+
+def held(row, step):
+    """The same, from the snapshot."""
+    names, snapshot = row.identity.mm_names, row.snapshots[step]
+    mms = [(names[row.identity.key("mm", step, mm.addr)], mm) for mm in snapshot.mms]
+    return ({(name, v.vm_start, v.pages, v.vm_pgoff, v.prot) for name, mm in mms for v in mm.vmas},
+            {(name, pte.addr, pte.raw, ("pte", "pmd", "pud").index(pte.level)) for name, mm in mms for pte in mm.entries},
+            {(page.pfn, page.index, page.mapcount, page.refcount) for page in snapshot.pages.values()})
+
+
+@pytest.mark.parametrize("world", [*ALL, "large", "scattered"])
+def test_the_browser_is_sent_every_vma_entry_and_frame(world):
+    row = steps(*{"large": worlds.large, "scattered": lambda: (worlds.scattered(),)}.get(world, lambda: ALL[world])())
+    made = figure(picture(row))
+    for step in range(len(row)):
+        assert expanded(made, step) == held(row, step)
+
+
+@given(st.lists(st.integers(0, 10_000), min_size=1, max_size=5), st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_the_browser_is_sent_all_of_any_world(numbers, stamps):
+    row = steps(*worlds.history(numbers, stamps))
+    made = figure(picture(row))
+    assert all(expanded(made, step) == held(row, step) for step in range(len(row)))
 
 
 def test_an_entry_lights_the_way_through_the_tables():
@@ -174,24 +263,6 @@ def test_a_vma_is_said_in_words():
 
 def test_every_flag_of_the_kernel_has_words():
     assert set(kernel.VM_FLAGS.values()) == set(VM_WORDS)
-
-
-def test_a_folded_line_says_what_it_stands_for():
-    made = figure(of("clone"))
-    known = details(made, made["stops"][0], part(made, "spaces-others"))
-    assert ("0x7ffc10000000–0x7ffc10021000", "server: rw-p 33 pages, [stack]") in known and len(known) == 5
-
-
-def test_a_long_tree_is_folded_and_says_what_it_folded():
-    world = worlds.World().task("A")
-    world.touch("A", world.mmap("A", worlds.HEAP, 1))
-    for i in range(20):
-        world.fork("A", f"B{i}")
-    made = figure(picture(world.look()))
-    fold = next(i for i, name in enumerate(made["parts"]) if name.startswith("forest-") and name.endswith("-more"))
-    known = details(made, made["stops"][0], fold)
-    assert len(known) == 11
-    assert known[-1] == (f"{worlds.HEAP:#x}–{worlds.HEAP + 4096:#x}", "B19: rw-p 1 page, anonymous")
 
 
 def test_a_visit_of_a_walk_lights_its_vma():

@@ -6,6 +6,7 @@ What lights up is checked against the snapshot, not against what was drawn.
 
 from __future__ import annotations
 
+import re
 import statistics
 
 import chromium
@@ -17,7 +18,7 @@ from nbconvert import HTMLExporter
 
 from pvmlab import bench
 from pvmlab.diff import steps
-from pvmlab.draw import picture, ref
+from pvmlab.draw import PANELS, picture, ref
 from pvmlab.draw.belonging import parts
 from pvmlab.figure import figure
 from pvmlab.view import STYLE, bundle, page
@@ -244,6 +245,108 @@ def test_the_text_form_follows(shown):
     assert shown.root.locator("pre").inner_text().strip() == SHOWN.text(1)
 
 
+def lines_of(snapshot, task, start=0, end=1 << 48):
+    """(address, frame) of the entries of a process, as a list says them."""
+    return [(f"{pte.addr:#x}", f"frame {pte.pfn:#x}") for pte in snapshot.task(task).mm.entries.between(start, end)]
+
+
+def said_in(lines):
+    """(address, frame) of the lines of a list of entries."""
+    return [(line.split()[0], line.split(" → ")[1].split(",")[0]) for line in lines]
+
+
+LARGE = {"large": worlds.large, "scattered": lambda: (worlds.scattered(),), "family": lambda: (worlds.family(),)}
+
+
+@pytest.fixture(scope="module")
+def big():
+    """{name: (steps, picture, figure)} of worlds in which much is folded."""
+    rows = {name: steps(*make()) for name, make in LARGE.items()}
+    shown = {name: picture(row, panels=PANELS, walk=next(p.pfn for p in row.snapshots[-1].tasks[0].mm.entries
+                                                         if p.present)) for name, row in rows.items()}
+    return {name: (rows[name], shown[name], figure(shown[name])) for name in LARGE}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_whatever_is_folded_can_be_opened_to_the_last_line(opened, big, name):
+    """By the key: each part that stands for more; and what its lines stand for, in turn."""
+    row, picture_, made = big[name]
+    shown = Figure(opened(saved(picture_)), made)
+    snapshot = row.snapshots[-1]
+    entries = {line for task in snapshot.tasks for line in lines_of(snapshot, task.name)}
+    folds = shown.root.locator(".row.fold")
+    assert folds.count() > 2
+    for i in range(folds.count()):
+        folds.nth(i).focus()
+        shown.tab.keyboard.press("Enter")
+        lines = shown.listed()
+        count = int(re.search(r"(\d[\d,]*) (more|other)", folds.nth(i).text_content())[1].replace(",", ""))
+        assert len(lines) == len(set(lines)) == count, folds.nth(i).text_content()
+        if " → " in lines[0]:
+            assert set(said_in(lines)) <= entries
+        else:  # a process or a VMA: its VMAs, its entries
+            shown.tab.keyboard.press("Enter")
+            assert shown.listed()
+            shown.tab.keyboard.press("Escape")
+        shown.tab.keyboard.press("Escape")
+        assert not shown.root.locator(".pv-list").is_visible()
+        assert folds.nth(i).evaluate("e => e === document.activeElement")
+
+
+def test_a_run_opens_to_each_of_its_entries(opened, big):
+    row, picture_, made = big["large"]
+    shown, snapshot = Figure(opened(saved(picture_)), made), row.snapshots[-1]
+    run = shown.root.locator(".row.pte", has_text="×312").first
+    run.click()
+    shown.root.get_by_role("button", name="list: 312 entries").click()
+    vma = next(v for v in snapshot.task("task0").mm.vmas if v.vm_start == worlds.HEAP)
+    expected = lines_of(snapshot, "task0", vma.vm_start, vma.vm_start + 312 * 4096)
+    assert shown.root.locator(".pv-list [data-item]").count() == 40
+    assert said_in(shown.listed()) == expected
+    pte = snapshot.task("task0").pte(vma.vm_start + 280 * 4096)
+    shown.root.locator(".pv-list [data-item]").first.click()
+    assert ("the entry", f"{pte.raw:#018x}, at {pte.phys:#x}") in shown.known()
+    assert [term for term, _ in shown.known() if term in pte.flags] == list(pte.flags)
+    shown.root.get_by_role("button", name="the page before").click()
+    assert said_in(shown.root.locator(".pv-list [data-item]").all_inner_texts()) == expected[240:280]
+    shown.root.locator(".pv-list li", has_text=expected[240][0]).get_by_role("button", name="list:").click()
+    assert len(shown.listed()) == 2 and "that map frame" in shown.root.locator(".pv-count").inner_text()
+    for _ in range(2):
+        shown.root.get_by_role("button", name="one list back").click()
+    assert not shown.root.locator(".pv-list").is_visible() and run.get_attribute("aria-pressed") == "true"
+
+
+def test_a_line_of_a_list_lights_what_the_snapshot_says(opened, big):
+    """In a family of fifty: the parts that show the frame, and every VMA and entry that maps it."""
+    row, picture_, made = big["family"]
+    shown, refs = Figure(opened(saved(picture_)), made), {r.id: set(r.refs) for _, r in parts(picture_.panels)}
+    shown.row("frames-").click()
+    shown.tab.keyboard.press("Enter")
+    shown.tab.keyboard.press("ArrowDown")
+    pte = row.snapshots[0].task("parent").pte(worlds.HEAP + 4096)
+    who, wanted = row.identity, {ref("page", row.identity.key("page", 0, pte.pfn))}
+    for mm, addr in row.snapshots[0].mapped(pte.pfn):
+        wanted |= {ref("vma", who.key("vma", 0, mm.vma(addr).addr)),
+                   ref("entry", (who.key("mm", 0, mm.addr), addr, "pte"))}
+    expected = {name for name in shown.rows() if refs.get(name, set()) & wanted}
+    lit = {name for name in shown.lit() if not re.search(r"-p[gum]d-[0-9a-f]+-\d+$", name)}
+    assert expected == lit and len(lit) > 51
+    assert "spaces-more-row" in lit
+    shown.tab.keyboard.press("Enter")
+    assert len(shown.listed()) == 51
+
+
+def test_a_list_follows_the_steps(opened, big):
+    """The VMA of the clone is new; the process that made it has one less before."""
+    row, picture_, made = big["large"]
+    shown, mm = Figure(opened(saved(picture_)), made), row.snapshots[0].task("task1").mm
+    shown.row(f"spaces-head-{ref('mm', mm.id)}").click()
+    shown.tab.keyboard.press("Enter")
+    assert len(shown.listed()) == len(mm.vmas) + 1
+    shown.tab.keyboard.press("ArrowLeft")
+    assert shown.here == "before" and len(shown.listed()) == len(mm.vmas)
+
+
 def test_it_fills_the_screen_with_large_type(shown):
     shown.root.get_by_role("button", name="full screen").click()
     shown.tab.wait_for_function("document.fullscreenElement !== null")
@@ -312,6 +415,8 @@ def test_axe_finds_nothing_serious(opened, body):
     shown.row("frames-").click()
     shown.root.locator("summary").click()
     assert chromium.serious(tab) == []
+    shown.root.get_by_role("button", name="list: ").first.click()
+    assert shown.listed() and chromium.serious(tab) == []
 
 
 def test_nothing_moves_by_itself(shown):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -163,6 +164,25 @@ def test_enter_chooses_and_does_not_run_the_cell(notebook):
     root.locator("[data-panel=forest] .row.link").first.focus()
     tab.keyboard.press("Enter")
     assert lit(root, "link") and "anon_vma_chain" in root.locator(".pv-foot .pv-facts").inner_text()
+
+
+def test_a_folded_line_opens_by_mouse_and_by_key_and_no_key_goes_to_the_notebook(notebook):
+    root, tab = figure(notebook[0]), notebook[0]
+    fold, items = root.locator("[data-panel=translation] .row.fold").first, root.locator(".pv-list [data-item]")
+    count = int(re.search(r"(\d+) other", fold.text_content())[1])
+    fold.click()
+    assert items.count() == count
+    root.get_by_role("button", name="one list back").click()
+    assert items.count() == 0
+    tab.keyboard.press("Enter")
+    assert items.count() == count
+    tab.keyboard.press("ArrowDown")
+    assert items.nth(1).get_attribute("aria-pressed") == "true" and root.locator(".pv-foot .pv-facts dt").count() > 3
+    tab.keyboard.press("Enter")
+    assert " → " in items.first.inner_text()
+    for key in ("PageDown", "PageUp", "Escape", "Escape", "Escape"):
+        tab.keyboard.press(key)
+    assert items.count() == 0 and tab.locator(".jp-Notebook .jp-Cell").count() == 3
 
 
 def test_the_walk_goes_visit_by_visit(notebook):

@@ -320,6 +320,26 @@ def large(tasks: int = 16, entries: int = 20_000) -> tuple[Snapshot, Snapshot]:
     return before, world.look("after")
 
 
+def family(children: int = 50, pages: int = 2) -> Snapshot:
+    """A process and its children, all mapping its frames."""
+    world = World().task("parent")
+    world.touch("parent", world.mmap("parent", HEAP, pages))
+    for i in range(children):
+        world.fork("parent", f"child{i}")
+    return world.look()
+
+
+def scattered() -> Snapshot:
+    """One VMA of which every third entry maps a frame far from its neighbours', another process with some of them."""
+    world = World().task("A").task("B")
+    area = world.mmap("A", HEAP, 1500)
+    world.touch("A", area, 0x10000)
+    for i in range(0, 1500, 3):
+        world.put("A", area.start + i * 4096, 0x80000 + i * 7)
+    world.share("A", area, "B", 0x7F11A0000000, 900)
+    return world.look()
+
+
 def walk(snapshot: Snapshot, pfn: int) -> RmapWalk:
     """A reverse-map walk made by hand: the anon_vma's tree, VMA by VMA."""
     page = snapshot.page(pfn)

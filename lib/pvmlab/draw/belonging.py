@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: MIT
 """What belongs together in a figure at one step: what lights up when a part is chosen.
 
-Adds: ties between an entry and its VMA, an entry and its frame, a VMA and the
-frames that its entries name (in every process, drawn in full or not), a link
-of the anon_vma_chain, its VMA and its anon_vma; and parts that show one thing
+Adds: ties between an entry and its VMA, a frame and every entry and VMA that
+maps it (in every process, drawn in full or not), a link of the anon_vma_chain, its VMA and its anon_vma; and parts that show one thing
 twice.
 Leaves out: how that is said (details.py) and shown (view.js).
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 
 from .. import entry as _entry
 from ..diff import Steps
+from ..identity import Key
 from ..model import PAGE_SHIFT, Mm
 from .parts import Box, Edge, Panel, Row, ref
 
@@ -24,7 +24,7 @@ from .parts import Box, Edge, Panel, Row, ref
 def parts(panels: Sequence[Panel]) -> Iterator[tuple[Box, Row]]:
     """Every row that can be chosen: those that say what they show."""
     for panel in panels:
-        for box in panel.boxes:
+        for box in (*panel.boxes, *panel.folds):
             yield from ((box, row) for row in box.rows if row.refs)
 
 
@@ -65,12 +65,17 @@ class Belonging:
     def path(self, name: str) -> Iterator[str]:
         """Yield the ids of the index rows that lead to a run of entries, lowest table first."""
         box, row, step = self.shown[name]
-        end = box.id if row.cls == "pte" else None
+        yield from (way for way, edge in self._up(box) if edge.seen[step]) if row.cls == "pte" else ()
+
+    def way(self, box: Box) -> list[str]:
+        """path() of a table's rows at any step."""
+        return [way for way, _ in self._up(box)]
+
+    def _up(self, box: Box) -> Iterator[tuple[str, Edge]]:
+        end = box.id
         while end in self._above:
             edge = self._above[end]
-            if not edge.seen[step]:
-                return
-            yield edge.tail[1]
+            yield edge.tail[1], edge
             end = edge.tail[0]
 
     @cached_property
@@ -88,36 +93,60 @@ class Belonging:
         return ties
 
     def _mappings(self, step: int) -> Iterator[set[str]]:
-        """What each run of entries ties: itself, its VMA, the frames it names; and a frame to all VMAs that map it."""
+        """What each run of entries ties to its VMA; and a drawn frame to every VMA and entry that maps it, anywhere."""
         for panel in self.panels:
             rows = {(box.id, row.id): row for box in panel.boxes for row in box.rows}
-            heads = {box.id: box.header for box in panel.boxes}
-            frames, vmas = defaultdict(list), {}
             for edge in panel.edges:
-                if edge.cls == "maps" and edge.seen[step]:
-                    frames[edge.tail[1]].append(heads[edge.head[0]].refs[0])
-                elif edge.cls == "direct" and edge.seen[step]:
-                    vmas[edge.head[1]] = rows[edge.tail].refs[0]
+                if edge.cls == "direct" and edge.seen[step]:
                     yield {rows[edge.tail].refs[0], rows[edge.head].refs[0]}
-            for (_, name), row in rows.items():
-                for frame in frames.get(name, ()):
-                    yield {row.refs[0], frame}
-                    yield {frame, vmas[name]} if name in vmas else {frame}
-        yield from self._everywhere(step)
+        if self.steps is not None:
+            for frame, mapper in self._mapped_by(step):
+                yield {frame, mapper}
 
-    def _everywhere(self, step: int) -> Iterator[set[str]]:
-        """Ties of frames to VMAs that are not drawn in full."""
-        if self.steps is None:
-            return
+    def _mapped_by(self, step: int) -> set[tuple[str, str]]:
+        """(ref of a drawn frame, ref of what maps it): each frame that a part stands for is looked up."""
+        drawn = sorted({(pfn, row.refs[0]) for _, row, _ in self.shown.values() if row.opens
+                        and row.opens.kind == "frames" and row.cls != "folio" for pfn in row.opens.what})
+        pfns, found = [pfn for pfn, _ in drawn], set()
+        for mm in self.steps.snapshots[step].mms if drawn else ():
+            mapper = self._mappers(mm, step)
+            for addr, raw, _, level in mm.entries.rows():
+                if not _entry.is_present(raw):
+                    continue
+                pfn = _entry.pfn_of(raw)
+                i, end = bisect_left(pfns, pfn), pfn + (_entry.LEVEL_SIZE[level] >> PAGE_SHIFT)
+                if i < len(pfns) and pfns[i] < end:
+                    frames = [frame for _, frame in drawn[i:bisect_left(pfns, end)]]
+                    found.update((frame, each) for each in mapper(addr, level) for frame in frames)
+        return found
+
+    def _mappers(self, mm: Mm, step: int) -> Callable[[int, str], list[str]]:
+        """Says the refs of the VMA and of the entry at an address; entries of one row have one."""
         who, at = self.steps.identity, self.steps.at[step]
-        for pfn, places in self.mapped(step).items():
-            for mm, addr in places:
-                if vma := mm.vma(addr):
-                    yield {ref("page", who.key("page", at, pfn)), ref("vma", who.key("vma", at, vma.addr))}
+        key = who.key("mm", at, mm.addr)
+        starts = [vma.vm_start for vma in mm.vmas]
+        vmas = [ref("vma", who.key("vma", at, vma.addr)) for vma in mm.vmas]
+
+        def mapper(addr: int, level: str) -> list[str]:
+            spans, i = self._spans.get((key, level), []), bisect_right(starts, addr) - 1
+            k = bisect_right(spans, (addr, 1 << 64)) - 1
+            entry = spans[k][2] if k >= 0 and addr < spans[k][1] else ref("entry", (key, addr, level))
+            return [vmas[i], entry] if i >= 0 and addr in mm.vmas[i] else [entry]
+        return mapper
+
+    @cached_property
+    def _spans(self) -> dict[tuple[Key, str], list[tuple[int, int, str]]]:
+        """{(mm's key, level): (from, to, ref) of every row of entries, in order}."""
+        found = defaultdict(list)
+        for _, row in parts(self.panels):
+            for mm, start, end in row.opens.what if row.cls == "pte" else ():
+                found[mm, row.refs[0].rpartition("-")[2]].append((start, end, row.refs[0]))
+        return {at: sorted(spans) for at, spans in found.items()}
 
     def mapped(self, step: int) -> dict[int, list[tuple[Mm, int]]]:
         """{PFN of each drawn frame (of a group its first): (mm, address) of every entry that maps it}."""
-        wanted = sorted({int(row.refs[0].split("-")[1], 16) for _, row, _ in self.shown.values() if row.cls == "frame"})
+        wanted = sorted({row.opens.what[0] for _, row, _ in self.shown.values()
+                         if row.opens and row.opens.kind == "frames"})
         found: dict[int, list[tuple[Mm, int]]] = defaultdict(list)
         for mm in self.steps.snapshots[step].mms if self.steps and wanted else ():
             for addr, raw, _, level in mm.entries.rows():

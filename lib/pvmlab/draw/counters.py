@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..identity import Key
-from .parts import Box, Panel, Row, Seen, ref
+from .parts import Box, Opens, Panel, Row, Seen, ref
 from .scene import Scene
 
 #: More rows than this in one box: the rest is one line.
@@ -50,5 +50,7 @@ def _box(name: str, head: tuple[str, ...], seen: Sequence[Mapping[str, int]], na
         for each, t in zip(seen, there)), (ref_of(n),), inline=True) for n in names[:MOST_ROWS]]
     if len(names) > MOST_ROWS:
         more = Seen((f"… and {len(names) - MOST_ROWS} more",))
-        rows.append(Row(f"{name}-more", "fold", tuple(more if t else None for t in there)))
+        lines = tuple(tuple(f"{n} {each.get(n, 0)}" for n in names[MOST_ROWS:]) for each in seen)
+        rows.append(Row(f"{name}-more", "fold", tuple(more if t else None for t in there),
+                        tuple(dict.fromkeys(map(ref_of, names[MOST_ROWS:]))), opens=Opens("lines", lines)))
     return Box(name, "counters", tuple(rows))

@@ -3,8 +3,8 @@
 
 Adds: an entry's address split into its table indices and its bits by name, a
 VMA's flags in words, a frame's flags and whoever maps it, an anon_vma's
-counts with what they count, what a folded line stands for.
-Leaves out: what belongs together (belonging.py).
+counts with what they count.
+Leaves out: what belongs together (belonging.py), what is folded (inventory.py).
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from .parts import Box, Row, ref
 from .strips import bytes_of
 
 Detail = tuple[str, str]
-#: More lines than this of one kind are cut.
-MOST = 40
 
 #: What the bits of vm_flags say (include/linux/mm.h), by the names of kernel.py.
 VM_WORDS = {
@@ -89,8 +87,7 @@ class Details:
         """All that is known of a part."""
         first = row.refs[0]
         if row.cls == "fold":
-            folded = (self._things.get(each) for each in row.refs[:MOST])
-            return [detail for vma in folded if vma for detail in self._short(vma)]
+            return []
         if row.cls == "visit" and self.walk is not None:
             return list(self._visit(first))
         if row.cls == "counter":
@@ -111,7 +108,7 @@ class Details:
     def _entry(self, pte: Pte | None, count: int) -> Iterator[Detail]:
         if pte is None:
             return
-        more = f", the first of {count}{' or more' if count == 64 else ''}" if count > 1 else ""
+        more = f", the first of {count}" if count > 1 else ""
         yield "address", f"{pte.addr:#x}{more}"
         yield "its indices", split(pte.addr, pte.level)
         yield "the entry", f"{pte.raw:#018x}, at {pte.phys:#x}"
@@ -129,7 +126,7 @@ class Details:
         yield "->anon_vma", (f"{self._name('anon_vma', vma.anon_vma.addr)}: where its new pages go" if vma.anon_vma
                              else "none yet: no page was written")
         if vma.chain:
-            yield "chain", "newest first: " + ", ".join(self._name("anon_vma", c.anon_vma) for c in vma.chain[:MOST])
+            yield "chain", "newest first: " + ", ".join(self._name("anon_vma", c.anon_vma) for c in vma.chain)
         yield "entries", self._count(vma)
         yield from ((flag, VM_WORDS.get(flag, "")) for flag in vma.flags)
 
@@ -138,24 +135,15 @@ class Details:
         entries = [_entry.is_present(pte.raw) for pte in mm.entries.between(vma.vm_start, vma.vm_end)]
         return f"{sum(entries)} present, {len(entries) - sum(entries)} not present (swapped out, …)"
 
-    def _short(self, vma: Vma) -> Iterator[Detail]:
-        yield f"{vma.vm_start:#x}–{vma.vm_end:#x}", (f"{self._name('mm', vma.mm)}: {vma.prot} {_pages(vma)}, "
-                                                     f"{vma.name or 'anonymous'}")
-
     def _frame(self, page: Page | None) -> Iterator[Detail]:
         if page is None:
             return
         yield "frame", f"{page.pfn:#x}, at {page.pfn << PAGE_SHIFT:#x}, {page.kind}"
         for mm, addresses in self._mappers(page.pfn).items():
             twice = f" ({len(addresses)} times in one process)" if len(addresses) > 1 else ""
-            yield "mapped by", f"{mm} at {', '.join(map(hex, addresses[:8]))}{twice}"
-        yield "mapcount", f"{page.mapcount}: entries that map it"
-        yield "refcount", f"{page.refcount}: all that holds on to it"
-        if page.anon_vma:
-            yield "mapping", (f"{page.mapping:#x}: anon_vma {self._name('anon_vma', page.anon_vma)}, "
-                              "bit 0 says anonymous")
+            yield "mapped by", f"{mm} at {', '.join(map(hex, addresses))}{twice}"
+        yield from frame_facts(page, self._name("anon_vma", page.anon_vma) if page.anon_vma else "")
         yield "index", f"{page.index:#x}: its page offset; it lies at vm_start + (index − vm_pgoff) × 4096"
-        yield from ((flag, PAGE_WORDS.get(flag, "")) for flag in page.flags)
 
     def _mappers(self, pfn: int) -> dict[str, list[int]]:
         found: dict[str, list[int]] = {}
@@ -207,6 +195,15 @@ class Details:
         for visit in self.walk.steps:
             if visit.vma == vma.addr:
                 yield "hit" if visit.hit else "miss", visit.why
+
+
+def frame_facts(page: Page, owner: str) -> Iterator[Detail]:
+    """What frames may have in common. owner: what its anon_vma is called."""
+    yield "mapcount", f"{page.mapcount}: entries that map it"
+    yield "refcount", f"{page.refcount}: all that holds on to it"
+    if owner:
+        yield "mapping", f"{page.mapping:#x}: anon_vma {owner}, bit 0 says anonymous"
+    yield from ((flag, PAGE_WORDS.get(flag, "")) for flag in page.flags)
 
 
 def _pages(vma: Vma) -> str:

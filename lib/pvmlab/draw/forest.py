@@ -13,7 +13,7 @@ from __future__ import annotations
 from ..identity import Life
 from ..model import AnonVma, Vma
 from . import frames
-from .parts import Box, Edge, Panel, Row, Seen, even, ref
+from .parts import Box, Edge, Opens, Panel, Row, Seen, even, ref
 from .scene import Scene, refs
 
 #: More links than this in one list are folded.
@@ -41,7 +41,8 @@ def _vma_box(scene: Scene, life: Life, links: list[Life]) -> Box:
     head = tuple(vma and Seen((f"{scene.mm_name(scene.mm_of(life))} {vma.vm_start:#x}",
                                f"->anon_vma = {_own(scene, vma, step)}"), {"->anon_vma": _own(scene, vma, step)})
                  for step, vma in enumerate(life.seen))
-    rows = [Row(f"forest-{ref('vma', life.key)}-head", "head", head, refs("vma", life.key))]
+    rows = [Row(f"forest-{ref('vma', life.key)}-head", "head", head, refs("vma", life.key),
+                opens=Opens("vma", (life.key,)))]
     order = {link.key: _chain_places(scene, life, link) for link in links}
     for link in sorted(links, key=lambda k: max(p for p in order[k.key] if p >= 0) if max(order[k.key]) >= 0 else 99):
         seen = tuple(Seen((f"chain {place + 1}: {scene.anon_vma_name(link.key[1])}",), {"list": "in"})
@@ -65,16 +66,18 @@ def _chain_places(scene: Scene, life: Life, link: Life) -> list[int]:
 
 def _anon_vma_box(scene: Scene, life: Life) -> Box:
     head = tuple(av and _head(scene, av, step) for step, av in enumerate(life.seen))
-    rows = [Row(f"forest-{ref('anon_vma', life.key)}-head", "head", head, refs("anon_vma", life.key))]
-    folios = _folios(scene, life)
-    rows += [folios] if any(folios.seen) else []
     links = [link for link in scene.links if link.key[1] == life.key]
     links.sort(key=lambda k: _tree_order(scene, life, k))
+    rows = [Row(f"forest-{ref('anon_vma', life.key)}-head", "head", head, refs("anon_vma", life.key),
+                opens=Opens("vmas", tuple(link.key[0] for link in links)))]
+    folios = _folios(scene, life)
+    rows += [folios] if any(folios.seen) else []
     rows += [_tree_row(scene, life, link) for link in links[:MOST_LINKS]]
     if len(links) > MOST_LINKS:
         more = Seen((f"… and {len(links) - MOST_LINKS} more VMAs",))
+        rest = tuple(link.key[0] for link in links[MOST_LINKS:])
         rows.append(Row(f"forest-{ref('anon_vma', life.key)}-more", "fold", tuple(av and more for av in life.seen),
-                        tuple(ref("vma", link.key[0]) for link in links[MOST_LINKS:])))
+                        tuple(ref("vma", key) for key in rest), opens=Opens("vmas", rest)))
     return Box(f"forest-{ref('anon_vma', life.key)}", "anon_vma", tuple(rows), rank="forest-trees")
 
 
@@ -93,8 +96,9 @@ def _folios(scene: Scene, life: Life) -> Row:
     pfns = [scene.folios[step].get(av.addr, []) if av else [] for step, av in enumerate(life.seen)]
     seen = tuple(Seen(("folio->mapping of", f"  {frames.name(found)}"), {"folios": len(found)}) if found else None
                  for found in pfns)
-    keys = dict.fromkeys(scene.key("page", step, pfn) for step, found in enumerate(pfns) for pfn in found[:64])
-    return Row(f"forest-folios-{ref('anon_vma', life.key)}", "folio", seen, tuple(ref("page", k) for k in keys))
+    keys = dict.fromkeys(scene.key("page", step, pfn) for step, found in enumerate(pfns) for pfn in found)
+    return Row(f"forest-folios-{ref('anon_vma', life.key)}", "folio", seen, tuple(ref("page", k) for k in keys),
+               opens=Opens("frames", tuple(key[0] for key in keys)))
 
 
 def _tree_order(scene: Scene, life: Life, link: Life) -> tuple:

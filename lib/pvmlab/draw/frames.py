@@ -12,7 +12,7 @@ from collections import defaultdict
 
 from ..identity import Key
 from ..model import Page
-from .parts import Box, Edge, Row, Seen, ref
+from .parts import Box, Edge, Opens, Row, Seen, fold, ref
 from .scene import Scene
 from .tables import Run, table_id
 
@@ -20,8 +20,8 @@ from .tables import Run, table_id
 MOST_FRAMES = 40
 
 
-def frames(scene: Scene, runs: list[Run]) -> tuple[list[Box], list[Edge], tuple[str, ...]]:
-    """Return a box for each group of equal frames, the edges from entries to them, and a note of what is left out."""
+def frames(scene: Scene, runs: list[Run]) -> tuple[list[Box], list[Edge], tuple[Box, ...]]:
+    """Return a box for each group of equal frames, the edges from entries to them, and the fold of those left out."""
     mapped: dict[Key, dict[str, list[bool]]] = defaultdict(dict)
     for run in runs:
         name = run.id
@@ -34,8 +34,9 @@ def frames(scene: Scene, runs: list[Run]) -> tuple[list[Box], list[Edge], tuple[
     tails = {run.id: table_id(run.mm, run.first.level, run.table) for run in runs}
     edges = [Edge(f"{box.id}-from-{run}", "maps", (tails[run], run), (box.id, ""), tuple(seen), _says(keys))
              for box, keys in zip(boxes, groups) for run, seen in mapped[keys[0]].items()]
-    rest = sum(map(len, groups[MOST_FRAMES:]))
-    return boxes, edges, (f"… and {rest} more frames",) if rest else ()
+    rest = [key for keys in groups[MOST_FRAMES:] for key in keys]
+    return boxes, edges, (fold("frames-more", f"… and {len(rest)} more frames", len(scene), _refs(rest),
+                               _opens(rest)),) if rest else ()
 
 
 def _groups(scene: Scene, mapped: dict[Key, dict[str, list[bool]]]) -> list[list[Key]]:
@@ -65,8 +66,16 @@ def _facts(scene: Scene, key: Key, step: int) -> tuple | None:
 def _box(scene: Scene, keys: list[Key]) -> Box:
     seen = tuple(_seen(scene, keys, step) for step in range(len(scene)))
     box = f"frames-{ref('page', keys[0])}"
-    row = Row(f"{box}-row", "frame", seen, tuple(ref("page", key) for key in keys[:64]))
+    row = Row(f"{box}-row", "frame", seen, _refs(keys), opens=_opens(keys))
     return Box(box, "frame", (row,), rank="frames", chars=24, column="frames")
+
+
+def _refs(keys: list[Key]) -> tuple[str, ...]:
+    return tuple(ref("page", key) for key in keys)
+
+
+def _opens(keys: list[Key]) -> Opens:
+    return Opens("frames", tuple(key[0] for key in keys))
 
 
 def _seen(scene: Scene, keys: list[Key], step: int) -> Seen | None:

@@ -35,11 +35,23 @@ class Mark(NamedTuple):
 SAME = Mark("", "")
 
 
+class Opens(NamedTuple):
+    """What a part stands for, so that it can be listed.
+
+    kind and what: "entries" ((mm's key, from, to), …) · "vma" (its key,): its
+    entries · "vmas" (keys) · "mm" (its key,): its VMAs · "mms" (keys) · "frames"
+    (PFNs) · "lines" (the lines of each step)
+    """
+
+    kind: str
+    what: tuple
+
+
 class Row(NamedTuple):
     """One line or more inside a box.
 
-    refs: names of the things it shows (ref()); inline: its mark stands at the
-    end of its one line instead of below
+    refs: names of all the things it shows (ref()); inline: its mark stands at the
+    end of its one line instead of below; opens: what can be listed of it
     """
 
     id: str
@@ -47,6 +59,7 @@ class Row(NamedTuple):
     seen: tuple[Seen | None, ...]
     refs: tuple[str, ...] = ()
     inline: bool = False
+    opens: Opens | None = None
 
     def mark(self, old: int | None, new: int) -> Mark:
         """Return how the row at step `new` differs from step `old`."""
@@ -132,7 +145,8 @@ class Span(NamedTuple):
 class Panel:
     """Boxes and edges that are laid out together.
 
-    caption explains it in a sentence; notes stand below; ranksep: inches
+    caption explains it in a sentence; folds (boxes of one row that opens) and
+    notes stand below; ranksep: inches
     between columns; how: "graph" (dot places it), "row" (boxes side by side)
     or "bars" (a box is a bar, its rows lie where `spans` has them at each
     step); most: boxes past so many are folded, 0 for none
@@ -144,6 +158,7 @@ class Panel:
     boxes: tuple[Box, ...]
     edges: tuple[Edge, ...] = ()
     notes: tuple[str, ...] = ()
+    folds: tuple[Box, ...] = ()
     rankdir: str = "LR"
     ranksep: float = 0.42
     how: str = "graph"
@@ -153,6 +168,11 @@ class Panel:
     def shown(self, step: int, old: int | None) -> bool:
         """Whether any of it is there at a step, or was at the one it is compared with."""
         return any(box.shown(step) or not box.quiet and box.shown(old) for box in self.boxes)
+
+    @property
+    def below(self) -> tuple[str, ...]:
+        """All that stands below it, in words."""
+        return (*(line for box in self.folds for line in next(filter(None, box.header.seen)).lines), *self.notes)
 
     def titled(self, title: str) -> Panel:
         """The panel under another title."""
@@ -173,6 +193,11 @@ class Panel:
         there, direct = {box.id for box in boxes}, "path" not in columns
         return replace(self, boxes=boxes, edges=tuple(
             e for e in self.edges if {e.tail[0], e.head[0]} <= there and (e.cls != "direct" or direct)))
+
+
+def fold(name: str, text: str, steps: int, refs: tuple[str, ...], opens: Opens) -> Box:
+    """A line below a panel that stands for what the panel leaves out."""
+    return Box(name, "fold", (Row(f"{name}-row", "fold", (Seen((text,)),) * steps, refs, opens=opens),))
 
 
 def pairs(count: int) -> list[tuple[int, int]]:

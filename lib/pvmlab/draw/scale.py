@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from .. import entry as _entry
 from ..identity import Key, Life
 from ..model import PAGE_SHIFT, Mm, Vma
-from .parts import CHAR, Box, Panel, Row, Seen, Span, ref
+from .parts import CHAR, Box, Opens, Panel, Row, Seen, Span, ref
 from .scene import Scene
 from .strips import bytes_of
 
@@ -103,7 +103,7 @@ def _bar(scene: Scene, mm: Key, lives: list[Life], ruler: _Ruler, spans: dict) -
     seen = tuple(thing and Seen((scene.mm_name(mm), f"{sum(v.pages for v in thing.vmas)} pages"))
                  for thing in scene.mms[mm].seen)
     name = ref("mm", mm)
-    head = Row(f"scale-head-{name}", "head", seen, (name,))
+    head = Row(f"scale-head-{name}", "head", seen, (name,), opens=Opens("mm", (mm,)))
     there = [thing is not None for thing in scene.mms[mm].seen]
     pieces = [_gap(f"scale-gap-{name}-{low:x}", low, high, ruler, there) for low, high in ruler.gaps]
     pieces += [_piece(scene, life, ruler) for life in lives]
@@ -120,7 +120,8 @@ def _gap(name: str, low: int, high: int, ruler: _Ruler, there: list[bool]) -> tu
 
 def _piece(scene: Scene, life: Life, ruler: _Ruler) -> tuple[Row, tuple[Span | None, ...]]:
     seen = tuple(vma and Seen((_says(scene, life, vma),), _facts(vma)) for vma in life.seen)
-    return Row(f"scale-{ref('vma', life.key)}", "vma", seen, (ref("vma", life.key),)), tuple(
+    return Row(f"scale-{ref('vma', life.key)}", "vma", seen, (ref("vma", life.key),),
+               opens=Opens("vma", (life.key,))), tuple(
         vma and _span(scene, life, vma, step, ruler) for step, vma in enumerate(life.seen))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ..identity import Key, Life
 from ..model import Vma
-from .parts import Box, Row, Seen, ref
+from .parts import Box, Opens, Row, Seen, ref
 from .scene import Scene
 
 
@@ -35,13 +35,13 @@ def _header(scene: Scene, mm: Key) -> Row:
         locked = f", mmap_lock held: {thing.locked}" if thing.locked else ""
         seen.append(Seen((names or "an mm nobody uses", f"mm: {len(thing.vmas)} VMAs{locked}"),
                          {"mmap_lock": thing.locked or "free"}))
-    return Row(f"spaces-head-{ref('mm', mm)}", "head", tuple(seen), (ref("mm", mm),))
+    return Row(f"spaces-head-{ref('mm', mm)}", "head", tuple(seen), (ref("mm", mm),), opens=Opens("mm", (mm,)))
 
 
 def _vma(scene: Scene, life: Life) -> Row:
     seen = tuple(None if vma is None else Seen(_lines(scene, vma, step), _facts(scene, vma, step))
                  for step, vma in enumerate(life.seen))
-    return Row(f"spaces-{ref('vma', life.key)}", "vma", seen, (ref("vma", life.key),))
+    return Row(f"spaces-{ref('vma', life.key)}", "vma", seen, (ref("vma", life.key),), opens=Opens("vma", (life.key,)))
 
 
 def _lines(scene: Scene, vma: Vma, step: int) -> tuple[str, ...]:
@@ -89,7 +89,8 @@ def _others(scene: Scene, mm: Key) -> Row:
     changed = _changed_inside(scene, mm)
     seen = tuple(None if thing is None else Seen(_fold(scene, [v for v in lives if v.seen[step]], changed))
                  for step, thing in enumerate(scene.mms[mm].seen))
-    return Row(f"spaces-others-{ref('mm', mm)}", "fold", seen, tuple(ref("vma", v.key) for v in lives))
+    return Row(f"spaces-others-{ref('mm', mm)}", "fold", seen, tuple(ref("vma", v.key) for v in lives),
+               opens=Opens("vmas", tuple(v.key for v in lives)))
 
 
 def _fold(scene: Scene, lives: list[Life], changed: int) -> tuple[str, ...]:

@@ -23,6 +23,8 @@ from .parts import (CHAR, FONT, LINE, PAD, Box, Edge, Mark, Panel, Row, Span, ba
                     width)
 
 MARGIN, GAP, MOST_LINES = 16, 20, 14
+#: As many of a part's refs stand in the SVG, which nobody chooses from.
+MOST_REFS = 64
 NARROWEST, WIDEST = 980, 1216  # a card fits a screen of 1280 pixels
 TOP = 17  # from a row's upper edge to its first line's foot
 _HEAD = 46  # title and caption of a panel
@@ -133,7 +135,7 @@ class Sheet:
         inner, high = self.inner(panel)
         wide = max(inner, min(420, len(panel.caption) * 6.6), len(panel.title) * 10)
         extra = len(caption_lines(panel, wide)) - 1
-        notes = len(note_lines(panel, wide)) * LINE + 8 if panel.notes else 0
+        notes = len(note_lines(panel, wide)) * LINE + 8 if panel.below else 0
         return wide, _HEAD + extra * LINE + high + notes
 
 
@@ -143,8 +145,8 @@ def caption_lines(panel: Panel, wide: float) -> list[str]:
 
 
 def note_lines(panel: Panel, wide: float) -> list[str]:
-    """The notes, wrapped to the panel's width."""
-    return [line for note in panel.notes for line in textwrap.wrap(note, int(wide / CHAR), subsequent_indent="  ")]
+    """What stands below, wrapped to the panel's width."""
+    return [line for note in panel.below for line in textwrap.wrap(note, int(wide / CHAR), subsequent_indent="  ")]
 
 
 def wrapped(strip: Sequence[tuple[str, bool]], wide: float) -> list[tuple[str, bool]]:
@@ -202,7 +204,7 @@ def _changes(sheet: Sheet, lines: Sequence[Line], nothing: str) -> list[str]:
     for i, (line, text) in enumerate(folded(lines, sheet.text_width)):
         first = line is not last
         number, last = number + first, line
-        refs = " ".join(ref(*r) for r in line.refs[:64]) if line and first else ""
+        refs = " ".join(ref(*r) for r in line.refs[:MOST_REFS]) if line and first else ""
         parts.append(f'<g {_id(f"changes-{number}") if first else ""}class="change{_state(line.sign if line else "")}" '
                      f'data-refs="{escape(refs)}">{_change(MARGIN, y + 40 + i * LINE, text)}</g>')
     return [*parts, "</g>"]
@@ -289,7 +291,8 @@ def _row(row: Row, box: Box, at: Point, step: int, old: int | None) -> str:
 
 
 def _open(row: Row, mark: Mark) -> str:
-    return f'<g {_id(row.id)}class="row {row.cls}{_state(mark.sign)}" data-refs="{escape(" ".join(row.refs))}">'
+    refs = escape(" ".join(row.refs[:MOST_REFS]))
+    return f'<g {_id(row.id)}class="row {row.cls}{_state(mark.sign)}" data-refs="{refs}">'
 
 
 def _weight(row: Row, box: Box, line: int) -> str:

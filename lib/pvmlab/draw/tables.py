@@ -9,14 +9,14 @@ Leaves out: entries of folded VMAs, and tables that lead only there.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
 from .. import entry as _entry
 from ..identity import Key, Life
 from ..model import PAGE_SHIFT, PAGE_SIZE, Pte, Table
-from .parts import Box, Edge, Row, Seen, ref
+from .parts import Box, Edge, Opens, Row, Seen, ref
 from .scene import Scene
 
 #: More runs than this in one VMA and table: runs whose frames do not follow each other are folded too.
@@ -145,22 +145,24 @@ def leaf_boxes(scene: Scene, shown: list[Run], every: list[Run], names: Mapping 
     groups: dict[tuple[Key, int, str], list[Run]] = defaultdict(list)
     for run in shown:
         groups[run.mm, run.table, run.first.level].append(run)
-    whole: dict[tuple[Key, int], int] = defaultdict(int)
+    drawn, hidden = {run.id for run in shown}, defaultdict(list)
     for run in every:
-        whole[run.mm, run.table] += len(run.ptes)
-    return [_leaf_box(scene, key, group, whole[key[:2]], names.get(key[:2], {})) for key, group in groups.items()]
+        if run.id not in drawn:
+            hidden[run.mm, run.table].append(run)
+    return [_leaf_box(scene, key, group, hidden[key[:2]], names.get(key[:2], {})) for key, group in groups.items()]
 
 
-def _leaf_box(scene: Scene, key: tuple[Key, int, str], group: list[Run], whole: int, below: dict) -> Box:
+def _leaf_box(scene: Scene, key: tuple[Key, int, str], group: list[Run], hidden: list[Run], below: dict) -> Box:
     mm, phys, level = key
     name, rows = table_id(mm, level, phys), [_row(scene, run) for run in group]
     there = [any(row.seen[step] for row in rows) or seen for step, seen in enumerate(_there(scene, mm, phys))]
     head = tuple(Seen((f"{level} table at {phys:#x}", f"of {scene.mm_name(mm)}")) if t else None for t in there)
     rows.insert(0, Row(f"{name}-head", "head", head, (ref("mm", mm),)))
     rows += _index_rows(scene, mm, name, below, " names a table")
-    if rest := whole - sum(len(run.ptes) for run in group):
-        more = Seen((f"… and {rest} more entries",))
-        rows.append(Row(f"{name}-more", "fold", tuple(more if t else None for t in there)))
+    if rest := sum(len(run.ptes) for run in hidden):
+        more, left = Seen((f"… and {rest} more entries",)), Opens("entries", tuple(ranges(hidden)))
+        rows.append(Row(f"{name}-more", "fold", tuple(more if t else None for t in there), entry_refs(hidden),
+                        opens=left))
     return Box(name, "table", tuple(rows), rank="entries" if level == "pte" else "", chars=24,
                column="entries")
 
@@ -176,8 +178,25 @@ def _unchanged(run: Run) -> bool:
 
 def _row(scene: Scene, run: Run) -> Row:
     seen = tuple(_seen(scene, run, step) for step in range(len(scene)))
-    keys = [(run.mm, column_addr(c), run.first.level) for c in run.ptes[:64]]
-    return Row(run.id, "pte", seen, tuple(ref("entry", k) for k in keys))
+    return Row(run.id, "pte", seen, entry_refs([run]), opens=Opens("entries", tuple(ranges([run]))))
+
+
+def entry_refs(found: list[Run]) -> tuple[str, ...]:
+    """The refs of all entries of some runs."""
+    return tuple(f"{mm}-{addr:x}-{run.first.level}" for run in found for mm in (f"entry-{ref('mm', run.mm)[3:]}",)
+                 for addr in range(run.first.addr, run.last.addr + 1, run.first.size))
+
+
+def ranges(found: list[Run]) -> Iterator[tuple[Key, int, int]]:
+    """(mm's key, from, to) of some runs, those side by side joined."""
+    last = None
+    for run in sorted(found, key=lambda run: (run.mm, run.first.addr)):
+        if last and (last[0], last[2]) == (run.mm, run.first.addr):
+            last = last[0], last[1], run.last.addr + run.last.size
+            continue
+        yield from [last] if last else []
+        last = run.mm, run.first.addr, run.last.addr + run.last.size
+    yield from [last] if last else []
 
 
 def column_addr(column: tuple[Pte | None, ...]) -> int:

@@ -19,7 +19,7 @@ def text(panels: Sequence[Panel], step: int, old: int | None, title: str, lines:
         parts += ["", panel.title, f"  ({panel.caption})"]
         say = _bar if panel.how == "bars" else _box
         parts += [line for box in panel.boxes for line in say(panel, box, step, old)]
-        parts += [f"  {note}" for note in panel.notes]
+        parts += [f"  {note}" for note in panel.below]
     return "\n".join(parts)
 
 

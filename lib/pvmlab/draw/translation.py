@@ -8,8 +8,10 @@ Leaves out: what is inside them (strips, tables, frames).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from . import frames, strips, tables
-from .parts import Edge, Panel, even, ref
+from .parts import Box, Edge, Opens, Panel, even, fold, ref
 from .scene import Scene
 
 #: The columns that belong to each name a caller may ask for; entries stand between the VMAs and the frames anyway.
@@ -30,7 +32,7 @@ def translation(scene: Scene) -> Panel:
     edges = [edge for edge in (*edges, *_direct(scene, shown), *arrows) if edge.head in ends and edge.tail in ends]
     return Panel("translation", title(TITLES), "What a process may touch (VMAs), how the processor finds it (one index "
                  "for each level of table), and the memory itself (mapcount: entries that map a frame).",
-                 even(boxes), tuple(edges), (*hidden, *_notes(scene, shown, runs)))
+                 even(boxes), tuple(edges), _notes(shown), (*hidden, *_folds(scene, shown, runs)))
 
 
 def title(names: object) -> str:
@@ -46,20 +48,26 @@ def _direct(scene: Scene, runs: list[tables.Run]) -> list[Edge]:
                  tuple(any(column[i] for column in run.ptes) for i in range(len(scene))), "entries") for run in runs]
 
 
-def _notes(scene: Scene, runs: list[tables.Run], every: list[tables.Run]) -> list[str]:
-    notes = []
-    others = [scene.mm_name(mm) for mm, life in scene.mms.items() if mm not in scene.focus and life.seen[-1]]
+def _folds(scene: Scene, runs: list[tables.Run], every: list[tables.Run]) -> Iterator[Box]:
+    """What is left out: processes, and entries of VMAs that are shown."""
+    others = tuple(mm for mm, life in scene.mms.items() if mm not in scene.focus and life.seen[-1])
     if others:
-        names = ", ".join(others[:8]) + (", …" if len(others) > 8 else "")
-        notes.append(f"… and {len(others)} other process{'' if len(others) == 1 else 'es'}, not shown: {names}")
-    if len(runs) < len(every):
-        hidden = len({(r.mm, r.table) for r in every} - {(r.mm, r.table) for r in runs})
-        entries = sum(len(r.ptes) for r in every) - sum(len(r.ptes) for r in runs)
-        where = f", in {hidden} more tables" if hidden else ""
-        notes.append(f"… and {entries} more entries of the shown VMAs{where}")
-    if bits := _bits(runs):
-        notes.append("entry bits: " + " · ".join(f"{name} {meaning}" for name, meaning in bits))
-    return notes
+        names = ", ".join(map(scene.mm_name, others[:8])) + (", …" if len(others) > 8 else "")
+        text = f"… and {len(others)} other process{'' if len(others) == 1 else 'es'}, not shown: {names}"
+        theirs = tuple(ref("vma", life.key) for mm in others for life in scene.folded.get(mm, ()))
+        yield fold("spaces-more", text, len(scene), theirs, Opens("mms", others))
+    drawn = {run.id for run in runs}
+    if hidden := [run for run in every if run.id not in drawn]:
+        tables_left = len({(r.mm, r.table) for r in every} - {(r.mm, r.table) for r in runs})
+        where = f", in {tables_left} more tables" if tables_left else ""
+        text = f"… and {sum(len(run.ptes) for run in hidden)} more entries of the shown VMAs{where}"
+        yield fold("tables-more", text, len(scene), tables.entry_refs(hidden),
+                   Opens("entries", tuple(tables.ranges(hidden))))
+
+
+def _notes(runs: list[tables.Run]) -> tuple[str, ...]:
+    bits = " · ".join(f"{name} {meaning}" for name, meaning in _bits(runs))
+    return (f"entry bits: {bits}",) if bits else ()
 
 
 def _bits(runs: list[tables.Run]) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from ..identity import Key
 from ..model import RmapStep, RmapWalk
-from .parts import Box, Edge, Panel, Row, Seen, ref
+from .parts import Box, Edge, Opens, Panel, Row, Seen, ref
 
 _FROM = {"anon": "anon_vma", "ksm": "KSM's stable node", "file": "the file's i_mmap", "none": "nothing"}
 #: Who knows what lies at a kernel address at one of the steps: (kind, step, address) → its key.
@@ -25,7 +25,7 @@ def walk(walks: Sequence[RmapWalk | None], name_of: Callable[[int, int], str],
     pfn = next(w.pfn for w in walks if w is not None)
     steps = range(len(walks))
     page = Row("walk-page-row", "head", tuple(w and Seen((f"frame {pfn:#x}",)) for w in walks),
-               _refs("page", (key_of("page", i, pfn) for i in steps if walks[i])))
+               _refs("page", (key_of("page", i, pfn) for i in steps if walks[i])), opens=Opens("frames", (pfn,)))
     start = Row("walk-start-row", "head", tuple(w and Seen((_start(w, name_of(i, w.start)), _count(w)))
                                                 for i, w in enumerate(walks)),
                 _refs("anon_vma", (key_of("anon_vma", i, w.start) for i, w in enumerate(walks)
@@ -76,7 +76,7 @@ def _visit(walks: Sequence[RmapWalk | None], turns: Sequence[dict], key: tuple[K
     seen = tuple(_step(w.steps[visited[key]], visited[key]) if key in visited else None
                  for w, visited in zip(walks, turns))
     vma, address = ref("vma", key[0]), "outside" if key[1] is None else f"{key[1]:x}"
-    return Row(f"walk-visit-{vma.removeprefix('vma-')}-{address}", "visit", seen, (vma,))
+    return Row(f"walk-visit-{vma.removeprefix('vma-')}-{address}", "visit", seen, (vma,), opens=Opens("vma", (key[0],)))
 
 
 def _step(step: RmapStep, i: int) -> Seen:

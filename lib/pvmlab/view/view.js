@@ -2,9 +2,10 @@
 // The figure that steps: what figure.py describes, in the browser.
 //
 // Adds: steps by button and key, panels to show and hide, the list of changes to choose from, lights on what belongs
-// together, all that is known of a part, the reverse-map walk one visit at a time, the same in words for a screen
-// reader, text form, full screen, presenter's notes, a link to a step.
-// Leaves out: what is drawn (draw/), what belongs together and how that is said (figure.py). No animation, no network.
+// together, all that is known of a part, what is folded as a list to page through, the reverse-map walk one visit at a
+// time, the same in words for a screen reader, text form, full screen, presenter's notes, a link to a step.
+// Leaves out: what is drawn (draw/), what belongs together and how that is said (figure.py), what a list holds
+// (unfold.js). No animation, no network.
 
 /** Make an element; `has` are attributes, children are nodes or text. */
 function pvmlabMake(tag, has, ...children) {
@@ -18,7 +19,8 @@ const PVMLAB_PANELS = { changes: "what changed", scale: "to scale", spaces: "VMA
   frames: "frames", forest: "anon_vma forest", walk: "reverse-map walk", counters: "counters" };
 const PVMLAB_COLUMNS = { spaces: ["spaces"], tables: ["path", "entries"], frames: ["entries", "frames"] };
 const PVMLAB_HINT = "Choose a part (click, or Tab and Enter): what belongs to it lights up. Point at one to read " +
-  "what it says. Keys: ← → Home End step, W walks, F fills the screen, Escape lets go.";
+  "what it says. Keys: ← → Home End step, Enter lists what a part stands for, W walks, F fills the screen, Escape lets go.";
+const PVMLAB_PAGE = 40; // lines of a list that are shown at once
 
 /** Turn `root` into the figure. `at` is the stop to begin with; `told` is called with each stop that is gone to. */
 function pvmlabView(root, figure, at = figure.start, told = () => {}) {
@@ -26,6 +28,8 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
   const many = figure.stops.length > 1, crowded = figure.stops.length > 8;
   const open = new Set(figure.open), whole = new Set(); // whole: panels of which all is shown
   let chosen = null; // {part: number}, {line: number}, {walk: number} or null
+  let trail = []; // lists that are open, each opened from the one before: {opens, step, from, picked}
+  const unfolded = new Map(); // by step
   let scale = 1, desk = null;
 
   // The parts of the page
@@ -65,7 +69,9 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
   const top = make("div", { class: "pv-top" }, bar, where, note);
   const tip = make("div", { class: "pv-tip", "aria-hidden": "true", hidden: "" });
   const region = { class: "pv-foot", role: "region", "aria-label": "what is chosen", tabindex: "0" };
-  const foot = make("div", region, say, facts);
+  const unfold = button("", "", () => openPart(chosen.part));
+  const drawer = make("div", { class: "pv-list", role: "group", "aria-label": "list", hidden: "" });
+  const foot = make("div", region, say, unfold, facts, drawer);
   root.replaceChildren(top, shows, ...(figure.listed ? [changes] : []), make("div", { class: "pv-scroll" }, card),
     make("details", {}, make("summary", {}, "the same as text"), text),
     make("div", { class: "pv-room" }, foot), tip, live);
@@ -116,7 +122,9 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
       head.append(all);
     }
     const about = { class: "pv-panel", "data-panel": panel.name, role: "group", "aria-label": panel.title };
-    const node = make("section", about, head, make("p", { class: "pv-caption" }, panel.caption), sheet,
+    const folds = panel.folds.map(([n, line]) => make("button", { type: "button", class: "row fold pv-fold",
+      role: "button", "data-part": n }, line));
+    const node = make("section", about, head, make("p", { class: "pv-caption" }, panel.caption), sheet, ...folds,
       ...panel.notes.map((line) => make("p", { class: "pv-caption" }, line)));
     return { node, sheet, title, panel, drawn: new Map() };
   }
@@ -128,6 +136,7 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
     if (to === at) return;
     at = to;
     if (chosen && chosen.part === undefined) chosen = null; // lines and walk are others now; a part may still be there
+    trail = trail.map((each) => ({ ...each, picked: null }));
     draw();
     const stop = figure.stops[at], n = stop.lines.length;
     const count = !figure.listed ? "" : n ? `: ${n} change${n === 1 ? "" : "s"}. ` : `: ${stop.nothing}`;
@@ -235,6 +244,7 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
   }
 
   function choose(what) {
+    if (!what || !chosen || what.part !== chosen.part) trail = [];
     chosen = what;
     if (what && what.part === undefined) reveal(what);
     light();
@@ -274,6 +284,8 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
       lists[at].querySelectorAll("button")[chosen.line].setAttribute("aria-pressed", "true");
     } else if (chosen.walk !== undefined) {
       stop.walk[chosen.walk][0].forEach((n, i) => lamp(part(n), i === 0));
+    } else if (picked()) {
+      picked().lit.forEach((n) => lamp(part(n)));
     } else if (part(chosen.part) && chosen.part in stop.kin) {
       for (const n of figure.lists[stop.kin[chosen.part]]) lamp(part(n), n === chosen.part);
       part(chosen.part).setAttribute("aria-pressed", "true");
@@ -286,6 +298,7 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
   function speak() {
     const stop = figure.stops[at];
     facts.replaceChildren();
+    unfold.hidden = true;
     if (!chosen) say.textContent = PVMLAB_HINT;
     else if (chosen.line !== undefined) {
       const line = stop.lines[chosen.line], n = line.places.length;
@@ -297,17 +310,126 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
     } else if (!(chosen.part in stop.says) || !part(chosen.part))
       say.textContent = "What was chosen is not there at this step.";
     else {
-      say.textContent = figure.words[stop.says[chosen.part]];
-      facts.append(...known(chosen.part));
+      const words = figure.words[stop.says[chosen.part]];
+      say.textContent = trail.length ? words.split(". ")[0] : words;
+      facts.append(...(picked() ? terms(picked().facts) : known(chosen.part)));
+      const all = trail.length ? null : listOf(chosen.part);
+      unfold.hidden = !all || !all.list.count;
+      if (all) unfold.textContent = `list: ${all.list.title} ▸`;
     }
+    if (chosen?.part === undefined || !part(chosen.part)) trail = [];
+    unroll();
     foot.classList.toggle("pv-idle", !chosen);
     stick();
   }
 
-  /** All that is known of a part: terms and words. */
+  const terms = (facts) => facts.map(([term, words]) => make("div", {}, make("dt", {}, term), make("dd", {}, words)));
+
+  /** All that is known of a part: terms and words; of a folded line, what it begins with. */
   function known(n) {
     const words = (figure.lists[figure.stops[at].details[n]] || []).map((w) => figure.words[w]);
-    return words.flatMap((word, i) => i % 2 ? [] : make("div", {}, make("dt", {}, word), make("dd", {}, words[i + 1])));
+    const all = !words.length && listOf(n);
+    if (all) return terms(all.list.items(0, 5).map((item, i) => [`${i + 1}.`, all.from.line(item).line]));
+    return terms(words.flatMap((word, i) => i % 2 ? [] : [[word, words[i + 1]]]));
+  }
+
+  // Lists of what a part stands for
+
+  /** The lists of a step, made when they are first needed. */
+  function stepLists(step) {
+    if (!unfolded.has(step)) unfolded.set(step, pvmlabUnfold(figure, step));
+    return unfolded.get(step);
+  }
+
+  /** The list that something opens; one that holds a single thing is passed over for what that opens. */
+  function listOf(n, opens = (figure.opens || {})[n]) {
+    if (!opens) return null;
+    const stop = figure.stops[at], from = stepLists(stop.gone.includes(Number(n)) ? stop.was : stop.at);
+    const list = from.list(opens), only = list.count === 1 && from.line(list.items(0, 1)[0]).opens;
+    return only ? listOf(n, only) : { list, from };
+  }
+
+  /** What is picked in the list that is open. */
+  function picked() {
+    const here = trail[trail.length - 1], all = shown(); // which may say that it is there no more
+    return all && here.picked !== null ? all.from.one(all.list.items(here.picked, here.picked + 1)[0]) : null;
+  }
+
+  function shown() {
+    const here = trail[trail.length - 1];
+    const all = here && listOf(chosen.part, here.opens);
+    if (all && here.picked >= all.list.count) here.picked = null;
+    return all;
+  }
+
+  function openPart(n) {
+    if (!listOf(n)?.list.count) return;
+    choose({ part: n });
+    enter((figure.opens || {})[n]);
+  }
+
+  function enter(opens) {
+    trail.push({ opens, from: 0, picked: null });
+    turn(0);
+  }
+
+  /** Show the page of the list that begins with item `from`, and go there. */
+  function turn(from, at = from) {
+    const here = trail[trail.length - 1], { list } = shown();
+    here.from = Math.max(0, Math.min(from, Math.floor((list.count - 1) / PVMLAB_PAGE) * PVMLAB_PAGE));
+    pick(list.count ? Math.min(Math.max(at, here.from), list.count - 1) : null);
+    live.textContent = drawer.querySelector(".pv-count").textContent;
+  }
+
+  function pick(i) {
+    trail[trail.length - 1].picked = i;
+    light();
+    drawer.querySelector(`[data-item="${i}"]`)?.focus();
+  }
+
+  /** One list back, and in the end to the part. */
+  function leave() {
+    const n = chosen.part;
+    trail.pop();
+    light();
+    if (!trail.length) return (part(n) || root).focus({ preventScroll: true });
+    drawer.querySelector(`[data-item="${trail[trail.length - 1].picked}"]`)?.focus();
+  }
+
+  /** Show the list that is open. */
+  function unroll() {
+    const here = trail[trail.length - 1], all = here && shown();
+    drawer.hidden = !all;
+    foot.classList.toggle("pv-listing", Boolean(all));
+    if (!all) return drawer.replaceChildren();
+    const { list, from } = all, to = Math.min(here.from + PVMLAB_PAGE, list.count), first = here.from;
+    const key = [JSON.stringify(trail.map((each) => each.opens)), first, at, list.count].join();
+    if (drawer.dataset.key !== key || !drawer.firstChild) {
+      drawer.dataset.key = key;
+      const count = make("span", { class: "pv-count" }, `${list.title}: ${list.count ? first + 1 : 0} to ${to}`);
+      const bar = make("div", { class: "pv-bar" }, button("◂ back", "one list back (Escape)", leave), count);
+      if (first > 0) bar.append(button(`◀ ${PVMLAB_PAGE} before`, "the page before (Page Up)", () => turn(first - PVMLAB_PAGE)));
+      if (to < list.count) bar.append(button(`${Math.min(PVMLAB_PAGE, list.count - to)} more ▶`, "the next page (Page Down)",
+        () => turn(to)));
+      drawer.replaceChildren(bar, make("ol", { start: first + 1 }, ...list.items(first, to).map((item, i) =>
+        make("li", {}, ...line(from.line(item), first + i)))));
+    }
+    for (const each of drawer.querySelectorAll("[data-item]"))
+      each.setAttribute("aria-pressed", Number(each.dataset.item) === here.picked);
+  }
+
+  /** Whether the list that is open is this very one: an entry in the list of those that map its frame. */
+  const same = (opens) => String(opens) === String(trail[trail.length - 1].opens);
+
+  function line({ line, opens }, i) {
+    const made = make("button", { type: "button", "data-item": i, "aria-pressed": "false" }, line);
+    made.addEventListener("click", () => pick(i));
+    if (!opens || same(opens)) return [made];
+    made.addEventListener("dblclick", () => enter(opens));
+    const more = make("button", { type: "button", title: "what this stands for (Enter)", tabindex: "-1",
+      "aria-label": `list: ${line}` }, "▸");
+    more.addEventListener("click", () => { pick(i); enter(opens); });
+    return [made, more];
   }
 
   /** Say what is pointed at, beside it. */
@@ -326,6 +448,7 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
   function lamp(row, first = false) {
     if (!row) return;
     row.classList.add("pv-lit");
+    if (!(row instanceof SVGElement)) return; // a folded line below the drawing
     const rim = document.createElementNS(SVG, "rect");
     for (const name of ["x", "y", "width", "height"]) rim.setAttribute(name, row.firstElementChild.getAttribute(name));
     rim.setAttribute("rx", 3);
@@ -461,8 +584,10 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
   });
   card.addEventListener("click", (event) => {
     const row = rowOf(event);
-    if (!event.target.closest("button")) choose(row ? { part: Number(row.dataset.part) } : null);
+    if (row?.matches(".fold")) openPart(Number(row.dataset.part));
+    else if (!event.target.closest("button")) choose(row ? { part: Number(row.dataset.part) } : null);
   });
+  card.addEventListener("dblclick", (event) => rowOf(event) && openPart(Number(rowOf(event).dataset.part)));
   card.addEventListener("mouseover", (event) => {
     peek(rowOf(event));
   });
@@ -471,15 +596,27 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
   // the window, while the focus is in it, for the keys it knows. All others (save, copy …) stay what they are.
   const keys = {
     ArrowLeft: () => go(at - 1), ArrowRight: () => go(at + 1), Home: () => go(0), End: () => go(Infinity),
-    Escape: () => choose(null), w: () => stroll(1), W: () => stroll(-1), f: () => full(), n: () => notes(),
+    Escape: () => trail.length ? leave() : choose(null), w: () => stroll(1), W: () => stroll(-1), f: () => full(), n: () => notes(),
   };
-  const passed = ["Enter", " ", "ArrowUp", "ArrowDown"]; // the browser's own: press a button, scroll
+  const passed = ["Enter", " ", "ArrowUp", "ArrowDown", "PageUp", "PageDown"]; // the browser's: press, scroll
+
+  /** What a key does in a list. */
+  function listed(key) {
+    const here = trail[trail.length - 1], { list, from } = shown(), to = (i) => () => i < 0 || i >= list.count ? null :
+      i < here.from || i >= here.from + PVMLAB_PAGE ? turn(Math.floor(i / PVMLAB_PAGE) * PVMLAB_PAGE, i) : pick(i);
+    const opens = here.picked !== null && from.line(list.items(here.picked, here.picked + 1)[0]).opens;
+    return { ArrowUp: to(here.picked - 1), ArrowDown: to(here.picked === null ? here.from : here.picked + 1),
+      PageUp: () => turn(here.from - PVMLAB_PAGE), PageDown: () => turn(here.from + PVMLAB_PAGE),
+      Enter: opens && !same(opens) ? () => enter(opens) : () => {}, " ": () => {} }[key];
+  }
 
   function pressed(event) {
     if (!root.contains(event.target) || event.altKey || event.ctrlKey || event.metaKey) return;
     const row = rowOf(event), reading = event.target === text && event.key !== "Escape";
-    const action = row && passed.slice(0, 2).includes(event.key) ? () => choose({ part: Number(row.dataset.part) }) :
-      !reading && keys[event.key];
+    const n = row && Number(row.dataset.part), again = row && chosen && chosen.part === n;
+    const action = event.target.matches("[data-item]") && listed(event.key) ||
+      (row && passed.slice(0, 2).includes(event.key) ? () => again ? openPart(n) : choose({ part: n }) :
+        !reading && keys[event.key]);
     if (!action && !passed.includes(event.key) && !keys[event.key]) return;
     event.stopPropagation();
     if (!action) return;
