@@ -34,7 +34,7 @@ test: ## is the image up to date, the notebooks, the tests
 doctor: ## what is missing here, and how to mend it
 	@if [ -x $(PYTHON) ]; then $(PYTHON) lib/pvmlab/doctor.py; else python3 lib/pvmlab/doctor.py; fi
 
-bench: ## the budgets, as measured here (ARGS="--json --peers")
+bench: ## the budgets, and the instructions of a fork on each kernel, as measured here (ARGS="--json --peers")
 	@binder/setup
 	@$(PYTHON) -m pvmlab bench $(ARGS)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The budgets of the design, as measured on this computer.
+"""The budgets of the design, as measured on this computer, and what the patches cost a fork.
 
 Adds: one function for each row, and a table that says within or over.
 Leaves out: judging. A busy computer is slower, so nothing fails on a number;
@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
-from . import calls, image, pagetable, vm
+from . import calls, image, pagetable, stress, vm
 from ._walk import ffi, lib
 from .diff import Diff
 from .errors import PvmlabError
@@ -30,6 +30,10 @@ from .model import Snapshot
 MB = 1e6
 #: The world of the look and figure rows: page-table entries in three tasks together.
 ENTRIES = 2224
+#: Pages of the parent in the rows about fork().
+FORKED = 4096
+#: With Lab(icount=True) an instruction is 8 ns long (vm.py, -icount shift=3), and the TSC ticks once each.
+TICKS = 8
 #: Pages touched for the C walk: enough that the time is the walk's and not the call's.
 WALKED = 1 << 15
 
@@ -288,6 +292,33 @@ def _closed(made: Lab | vm.Machine) -> None:
     made.close()
 
 
+# --- what a fork costs ------------------------------------------------------------------------------------------------
+
+def forks(rounds: int | None) -> Iterator[Row]:
+    """Count what fork() and the child's exit take on each kernel; compare with the unpatched one.
+
+    Instructions, not time: they see no caches. copy_page_range() is in both, and v2's third patch changed it.
+    """
+    what = f"fork() and exit, {FORKED:,} pages"
+    base, *patched = (_row(f"{what}: {kernel}", "k instr", 0, True, lambda: _counted(kernel, rounds or 9))
+                      for kernel in ("base", "v2", "v3"))
+    yield base
+    for row in patched:
+        yield row
+        if base.median and row.median:
+            more = tuple(100 * (sample / base.median - 1) for sample in row.samples)
+            yield Row(f"{row.what}, more than base", "%", samples=more)
+
+
+def _counted(kernel: str, rounds: int) -> Samples:
+    """Thousands of instructions of each round, after one that warms the kernel's caches."""
+    with Lab(kernel=kernel, icount=True) as lab:
+        lab.guest.write_file("/tmp/fork", stress.program("fork"), 0o755)
+        lab.guest.write_file("/tmp/plan", f"pages {FORKED}\nrounds {rounds + 1}\n")
+        ticks = lab.guest.run("/tmp/fork", timeout=120).output.split()
+    yield from (int(n) / TICKS / 1e3 for n in ticks[1:])
+
+
 # --- peers: other ways to the same, on the same memory ----------------------------------------------------------------
 
 def peers(rounds: int | None) -> Iterator[Row]:
@@ -328,6 +359,8 @@ def measure(rounds: int | None = None, with_peers: bool = False) -> list[Row]:
     for what, unit, budget, at_most, usual, how in BUDGETS:
         print(f"[bench] {what} …", file=sys.stderr, flush=True)
         rows.append(_row(what, unit, budget, at_most, lambda: how(rounds or usual)))
+    print("[bench] fork() …", file=sys.stderr, flush=True)
+    rows += forks(rounds)
     if with_peers:
         print("[bench] peers …", file=sys.stderr, flush=True)
         rows += peers(rounds)

@@ -132,7 +132,8 @@ class Race:
 
 
 #: The races of race.c, in its order.
-RACES = ("writer", "kill", "exec", "ring", "swapoff", "collapse", "compaction", "sweep")
+RACES = ("writer", "kill", "exec", "ring", "swapoff", "collapse", "compaction", "move", "pin", "truncate", "poison",
+         "sweep")
 
 
 def race(kernel: str, name: str, seconds: float = 2.0, seed: int = 1) -> Race:

@@ -36,6 +36,19 @@ def test_peers_have_a_number_or_a_reason(report):
     assert all(row["median"] or row["why"] for row in rows)
 
 
+def test_a_fork_is_counted_on_every_kernel(report):
+    rows = {row["what"].partition(": ")[2]: row["median"] for row in report[0]["rows"] if "fork()" in row["what"]}
+    assert rows.keys() == {"base", "v2", "v2, more than base", "v3", "v3, more than base"}
+    assert rows["base"] > bench.FORKED / 1e3            # at least one instruction a page
+    for kernel in "v2", "v3":
+        assert rows[f"{kernel}, more than base"] == pytest.approx(100 * (rows[kernel] / rows["base"] - 1))
+
+
+def test_a_count_of_instructions_is_nearly_the_same_each_time():
+    counts = list(bench._counted("base", 4))
+    assert max(counts) < 1.02 * min(counts)
+
+
 def test_progress_goes_to_stderr(report):
     assert all(f"[bench] {what} …" in report[1] for what, *_ in bench.BUDGETS)
 
@@ -61,7 +74,7 @@ def test_what_cannot_be_measured_says_why():
     done = subprocess.run([sys.executable, "-c", "from pvmlab import bench\nfor row in bench.measure(1): print(row)"],
                           env=os.environ | {"PATH": "/nowhere"}, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("qemu-system-x86_64") >= 7 and done.stdout.count("Row(") == len(bench.BUDGETS)
+    assert done.stdout.count("qemu-system-x86_64") >= 7 and done.stdout.count("Row(") == len(bench.BUDGETS) + 3
 
 
 def test_no_rounds_is_refused():

@@ -160,6 +160,12 @@ static void wait_until(volatile uint32_t *word, uint32_t value)
 		sys(__NR_futex, word, FUTEX_WAIT, seen, 0);
 }
 
+static void wait_while(volatile uint32_t *word, uint32_t value)
+{
+	while (*word == value)
+		sys(__NR_futex, word, FUTEX_WAIT, value, 0);
+}
+
 static void set_and_wake(volatile uint32_t *word, uint32_t value)
 {
 	*word = value;

@@ -19,8 +19,8 @@ enum { PAGES = 64, MANY = 1024 };
 static const u64 source_at = 0x100000000000, clone_at = 0x200000000000 + 37 * PAGE;
 
 static struct shared {
-	volatile uint32_t ready, stop, done;
-	volatile u64 clones, refused;
+	volatile uint32_t ready, stop, turn;
+	volatile u64 clones, refused, tag, place;
 } *shared;
 static char text[1 << 14];
 static long ms;
@@ -110,15 +110,39 @@ static void pause_forever(void)
 		sys(__NR_pause);
 }
 
-static long clone_of(long pid, u64 from, long pages, u64 to)
+static long call_for(long pid, u64 from, long pages, u64 to, long flags)
 {
-	long ret = sys(__NR_process_vm_mmap, pid, from, pages * PAGE, to, PVMMAP_FIXED);
+	long ret = sys(__NR_process_vm_mmap, pid, from, pages * PAGE, to, PVMMAP_FIXED | flags);
 
 	if (ret == (long)to)
 		shared->clones++;
 	else
 		shared->refused++;
 	return ret;
+}
+
+static long clone_of(long pid, u64 from, long pages, u64 to)
+{
+	return call_for(pid, from, pages, to, 0);
+}
+
+/* What pagemap says of a page of the caller's; 0: no entry. */
+static u64 entry_at(u64 at)
+{
+	static long fd = -1;
+	u64 word = 0;
+
+	if (fd < 0)
+		fd = sys(__NR_open, "/proc/self/pagemap", O_RDONLY);
+	if (sys(__NR_pread64, fd, &word, 8, at / PAGE * 8) != 8)
+		failed("pagemap cannot be read");
+	return word & 3UL << 62 ? word : 0;
+}
+
+static void spin(u64 most)
+{
+	for (volatile u64 i = below(most); i > 0; i--)
+		;
 }
 
 static void end(long pid)
@@ -179,18 +203,18 @@ static void kill_and_reap(void)
 {
 	long fd = sys(__NR_pidfd_open, victim, 0);
 
-	for (volatile long i = below(200000); i > 0; i--)
-		;
+	spin(200000);
 	sys(__NR_kill, victim, SIGKILL);
 	sys(__NR_process_mrelease, fd, 0);
 }
 
+/* Every other time it is moved, not cloned: then it is here or there, but whole. */
 static void race_kill(void)
 {
 	u64 until = now() + ms;
 
 	while (time_left(until)) {
-		long killer, ret;
+		long killer, ret, move = below(2) ? PVMMAP_MOVE : 0;
 
 		shared->ready = 0;
 		victim = child(0, hold_many);
@@ -198,7 +222,7 @@ static void race_kill(void)
 		any();
 		killer = child(0, kill_and_reap);
 		do {
-			ret = clone_of(victim, source_at, MANY, clone_at);
+			ret = call_for(victim, source_at, MANY, clone_at, move);
 			if (ret == (long)clone_at)
 				check_filled(clone_at, MANY, TAG);
 			else if (ret != -ESRCH && ret != -EFAULT)
@@ -382,6 +406,244 @@ static void race_swapoff(void)
 static void race_collapse(void) { disturbed(collapse_and_split, NULL); }
 static void race_compaction(void) { disturbed(hold_many, compact); }
 
+/* ---- two move the same pages from one to the other and back, while they are migrated and swapped -- */
+
+static const u64 aligned_at = 0x300000000000;
+
+/* Take the pages, over something that is mapped there or over nothing; see that they are right; write others. */
+static void move_from(long pid, u64 from, u64 to)
+{
+	long ret;
+
+	if (below(2))
+		map(to, MANY);
+	ret = call_for(pid, from, MANY, to, PVMMAP_MOVE);
+	if (ret != (long)to)
+		failed("moving pages that nobody pins is refused with %d", ret);
+	check_filled(to, MANY, shared->tag);
+	shared->tag += 0x10000;
+	fill(to, MANY, shared->tag);
+}
+
+static void partner(void)
+{
+	map(source_at, MANY);
+	sys(__NR_madvise, source_at, MANY * PAGE, MADV_HUGEPAGE);
+	fill(source_at, MANY, shared->tag);
+	for (;;) {
+		if (below(3) == 0)
+			sys(__NR_madvise, source_at, MANY * PAGE, MADV_COLLAPSE);
+		if (below(3) == 0)
+			sys(__NR_madvise, source_at, MANY * PAGE, MADV_PAGEOUT);
+		set_and_wake(&shared->turn, 1);
+		spin(20000);
+		wait_until(&shared->turn, 0);
+		move_from(sys(__NR_getppid), shared->place, source_at);
+	}
+}
+
+static void compact_and_swap(void)
+{
+	for (;; rest(3)) {
+		write_text("/proc/sys/vm/compact_memory", "1");
+		if (below(4) == 0) {
+			sys(__NR_swapoff, "/dev/zram0");
+			sys(__NR_swapon, "/dev/zram0", 0);
+		}
+	}
+}
+
+/* Every other time a huge page fits where it goes. */
+static void race_move(void)
+{
+	u64 until = now() + ms;
+	long pid, third;
+
+	shared->tag = TAG;
+	pid = child(0, partner);
+	third = child(0, compact_and_swap);
+	while (time_left(until)) {
+		wait_until(&shared->turn, 1);
+		shared->place = below(2) ? aligned_at : clone_at;
+		move_from(pid, source_at, shared->place);
+		if (below(3) == 0)
+			sys(__NR_madvise, shared->place, MANY * PAGE, MADV_PAGEOUT);
+		set_and_wake(&shared->turn, 0);
+	}
+	end(third);
+	end(pid);
+	sys(__NR_swapon, "/dev/zram0", 0);
+}
+
+/* ---- what is to be moved is pinned again and again, for a device that writes to it ------------------ */
+
+static void read_device_on(void)
+{
+	long fd = sys(__NR_open, "/dev/zram0", O_RDONLY | O_DIRECT);
+
+	if (fd < 0)
+		failed("there is no device to read from: %d", fd);
+	for (;;) {
+		map(source_at, PAGES);
+		fill(source_at, PAGES, TAG);
+		set_and_wake(&shared->turn, 1);
+		while (sys(__NR_pread64, fd, source_at, PAGES * PAGE, 0) == PAGES * PAGE)
+			;
+		wait_until(&shared->turn, 0);
+	}
+}
+
+/* Once a page was moved, no device writes to it. */
+static void race_pin(void)
+{
+	u64 until = now() + ms;
+	long pid = child(0, read_device_on);
+
+	while (time_left(until)) {
+		long ret;
+
+		wait_until(&shared->turn, 1);
+		while ((ret = call_for(pid, source_at, PAGES, clone_at, PVMMAP_MOVE)) == -EBUSY && time_left(until))
+			spin(5000);
+		if (ret == -EBUSY)
+			break;
+		if (ret != (long)clone_at)
+			failed("moving pages that a device writes to is refused with %d", ret);
+		fill(clone_at, PAGES, TAG * 2);
+		spin(50000);
+		check_filled(clone_at, PAGES, TAG * 2);
+		set_and_wake(&shared->turn, 0);
+	}
+	end(pid);
+}
+
+/* ---- the file is truncated ------------------------------------------------------------------------ */
+
+static long file;
+
+/* Half of the pages are the file's, half are private copies. */
+static void truncate_on(void)
+{
+	for (;;) {
+		sys(__NR_ftruncate, file, PAGES * PAGE);
+		for (long i = 0; i < PAGES; i++)
+			if (i % 2)
+				*word(source_at, i) = TAG + i;
+			else
+				(void)*word(source_at, i);
+		set_and_wake(&shared->turn, 1);
+		spin(20000);
+		sys(__NR_ftruncate, file, 0);
+		set_and_wake(&shared->turn, 2);
+		wait_until(&shared->turn, 0);
+	}
+}
+
+static void source_of_a_file(void)
+{
+	sys(__NR_mmap, source_at, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, file, 0);
+	truncate_on();
+}
+
+/* Both halves over what was there or over nothing. When all is over, none of the file's pages is mapped. */
+static void race_truncate(void)
+{
+	u64 until = now() + ms;
+	long pid;
+
+	file = sys(__NR_memfd_create, "file", 0);
+	pid = child(0, source_of_a_file);
+	while (time_left(until)) {
+		wait_while(&shared->turn, 0);
+		if (below(2))
+			sys(__NR_munmap, clone_at, PAGES * PAGE);
+		for (int half = 0; half < 2; half++) {
+			u64 part = half * PAGES / 2 * PAGE;
+			long ret = clone_of(pid, source_at + part, PAGES / 2, clone_at + part);
+
+			if (ret != (long)(clone_at + part))
+				failed("a clone of a file that is truncated is refused with %d", ret);
+		}
+		wait_until(&shared->turn, 2);
+		for (long i = 0; i < PAGES; i++)
+			if (entry_at(clone_at + i * PAGE))
+				failed("page %d of a clone is there after its file was truncated: %x", i,
+				       entry_at(clone_at + i * PAGE));
+		set_and_wake(&shared->turn, 0);
+	}
+	end(pid);
+}
+
+/* ---- a page of the source breaks --------------------------------------------------------------------- */
+
+#define HWPOISON "/sys/kernel/debug/hwpoison/"
+static const u64 pfn_bits = (1UL << 55) - 1;
+
+static void write_pfn(const char *path, u64 pfn)
+{
+	char digits[24];
+
+	*put_hex(text_put(digits, "0x"), pfn) = 0;
+	shared->tag = write_text(path, digits);
+}
+
+static void break_on(void)
+{
+	for (;;) {
+		u64 pfn;
+
+		map(source_at, PAGES);
+		fill(source_at, PAGES, TAG);
+		shared->place = below(PAGES);
+		pfn = entry_at(source_at + shared->place * PAGE) & pfn_bits;
+		set_and_wake(&shared->turn, 1);
+		spin(20000);
+		write_pfn(HWPOISON "corrupt-pfn", pfn);
+		set_and_wake(&shared->turn, 2);
+		wait_until(&shared->turn, 0);
+		sys(__NR_munmap, source_at, PAGES * PAGE);
+		write_pfn(HWPOISON "unpoison-pfn", pfn);
+	}
+}
+
+/* What a page holds, read in a way that a broken one does not kill for; 0 if it cannot be read. */
+static u64 try_to_read(u64 at)
+{
+	u64 value = 0;
+	struct iovec to = { &value, 8 }, from = { (void *)at, 8 };
+
+	return sys(__NR_process_vm_readv, sys(__NR_getpid), &to, 1, &from, 1, 0) == 8 ? value : 0;
+}
+
+/* Cloned or moved, before or after: the broken page can be read by nobody, and all others are right. */
+static void race_poison(void)
+{
+	u64 until = now() + ms;
+	long pid = child(0, break_on);
+
+	while (time_left(until)) {
+		long ret;
+
+		wait_while(&shared->turn, 0);
+		spin(20000);
+		ret = call_for(pid, source_at, PAGES, clone_at, below(2) ? PVMMAP_MOVE : 0);
+		if (ret != (long)clone_at)
+			failed("a call for pages one of which breaks is refused with %d", ret);
+		wait_until(&shared->turn, 2);
+		for (u64 i = 0; i < PAGES; i++) {
+			u64 is = try_to_read(clone_at + i * PAGE);
+
+			if (is != (u64)TAG + i && (is || i != shared->place))
+				failed("page %d holds %x, page %d is the one that broke", i, is, shared->place);
+			if (is && i == shared->place && shared->tag < 1UL << 32)
+				failed("page %d broke and can be read", i);
+		}
+		sys(__NR_munmap, clone_at, PAGES * PAGE);
+		set_and_wake(&shared->turn, 0);
+	}
+	end(pid);
+}
+
 /* ---- every allocation of a call fails once --------------------------------------------------- */
 
 static const char *const counters[] = { "nr_anon_pages", "nr_page_table_pages", "nr_mlock" };
@@ -483,6 +745,7 @@ static void sweep(void)
 static const struct { const char *name; void (*run)(void); } races[] = {
 	{ "writer", race_writer }, { "kill", race_kill }, { "exec", race_exec }, { "ring", race_ring },
 	{ "swapoff", race_swapoff }, { "collapse", race_collapse }, { "compaction", race_compaction },
+	{ "move", race_move }, { "pin", race_pin }, { "truncate", race_truncate }, { "poison", race_poison },
 	{ "sweep", sweep },
 };
 enum { RACES = sizeof(races) / sizeof(*races) };
