@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""What else may happen to the same pages while the call is under way: truncation, a broken page, khugepaged.
+"""What else may happen to the same pages while the call is under way: the source's end, truncation, a broken page,
+khugepaged.
 
 Stop points put it where it would have to hurt: the one is held in the middle, the other goes on. The same at random,
 thousands of times, are the races of test_stress.py.
@@ -7,6 +8,7 @@ thousands of times, are the races of test_stress.py.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 
@@ -46,6 +48,38 @@ def run_until(lab, come, tries=400):
 
 def numbers(task, addr, pages):
     return [int.from_bytes(task.read(addr + i * PAGE, 8), "little") for i in pages]
+
+
+# --- the source's end -------------------------------------------------------------------------------------------------
+
+@on_both
+def test_a_source_that_is_reaped_before_its_lock_is_taken_is_not_cloned(new_lab, kernel):
+    """The call holds its mm, so that the VMAs stay; process_mrelease() takes the pages away under it, as the OOM reaper
+    does. v2 maps what is left, and the caller reads zeros that nobody wrote.
+    """
+    with new_lab(kernel, cpus=4) as lab:
+        tasks = consumer, server, reaper = lab.tasks("consumer", "server", "reaper")
+        for cpu, task in enumerate(tasks, 1):
+            task.pin(cpu)
+        buf = server.mmap(pages=PAGES)
+        server.stamp(buf, PAGES)
+        pid = reaper.syscall("pidfd_open", server.pid, 0)
+        with (lab.stop_at("mmap_write_lock_pair" if kernel == "v2" else "mmap_write_lock_pair_killable",
+                          task=consumer) as locking, lab.stop_at("do_exit", task=server) as dying):
+            call = consumer.start("process_vm_mmap", server, buf, pages=PAGES)
+            locking.wait()
+            server.kill(wait=False)
+            dying.wait()
+            reaping = reaper.start("process_mrelease", pid, 0)
+            assert run_until(lab, lambda: "mmap_lock of server: read" in lab.look(inside=True).held)
+            dying.go_on()
+            reaping.wait()
+        if kernel == "v3":
+            with expect(errno.ESRCH):
+                call.wait()
+        else:
+            assert numbers(consumer, call.wait(), range(PAGES)) == [0] * PAGES
+        server.join()
 
 
 # --- truncation -------------------------------------------------------------------------------------------------------
