@@ -169,7 +169,7 @@ class _Told:
     def _more(self, name: str) -> str:
         """The other lines of a part."""
         _, row, step = self.belong.shown[name]
-        rest = [line.strip() for line in row.seen[step].lines[1:]]
+        rest = [line.strip(" ()") for line in row.seen[step].lines[1:]]
         return f" ({'; '.join(rest)})" if rest else ""
 
     def details(self, name: str) -> list[tuple[str, str]]:

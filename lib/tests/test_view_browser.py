@@ -356,6 +356,34 @@ def test_it_fills_the_screen_with_large_type(shown):
     assert shown.here == "handed back"
 
 
+def test_on_paper_stands_the_plain_figure_or_the_step_that_is_shown(shown):
+    plain = shown.tab.locator(".pvmlab-plain > div")
+    assert shown.root.is_visible() and not plain.is_visible()
+    shown.tab.emulate_media(media="print")
+    assert plain.is_visible() and "What changed" in plain.text_content() and not shown.root.is_visible()
+    shown.tab.emulate_media(media="screen")
+    shown.root.get_by_role("button", name="step 2:").click()
+    shown.tab.emulate_media(media="print")
+    assert shown.root.locator("[data-panel=translation]").is_visible() and not plain.is_visible()
+    assert not shown.root.locator(".pv-bar").first.is_visible()
+
+
+def test_a_figure_has_the_ground_it_stands_on(opened):
+    tab = opened(saved(SHOWN, body=' style="background:rgb(17, 34, 51);color:#eee"'))
+    tops = tab.locator(".pv-top").evaluate_all("all => all.map(e => getComputedStyle(e).backgroundColor)")
+    assert tops == ["rgb(17, 34, 51)"]
+
+
+@pytest.mark.parametrize("name", ("clone", "cow", "twice"))
+def test_no_line_of_the_list_of_changes_is_cut(opened, name):
+    tab = opened(saved(picture(steps(*worlds.all_worlds()[name]))))
+    cut = tab.locator(".pv-changes").evaluate("""list => {
+        const { bottom } = list.getBoundingClientRect(), lines = [...list.querySelectorAll('.pv-here li')];
+        return lines.map(e => e.getBoundingClientRect()).filter(e => e.top < bottom - 3 && e.bottom > bottom + 3).length;
+    }""")
+    assert cut == 0
+
+
 def test_presenters_notes(shown):
     shown.root.get_by_role("button", name="step 2:").click()
     note = shown.root.locator(".pv-note")

@@ -20,6 +20,9 @@ from .strips import bytes_of
 
 Detail = tuple[str, str]
 
+#: So many of those that map a frame are named; its list has them all.
+MOST = 4
+
 #: What the bits of vm_flags say (include/linux/mm.h), by the names of kernel.py.
 VM_WORDS = {
     "READ": "may be read", "WRITE": "may be written", "EXEC": "may be executed", "SHARED": "writes reach the others",
@@ -139,9 +142,12 @@ class Details:
         if page is None:
             return
         yield "frame", f"{page.pfn:#x}, at {page.pfn << PAGE_SHIFT:#x}, {page.kind}"
-        for mm, addresses in self._mappers(page.pfn).items():
+        mappers = self._mappers(page.pfn)
+        for mm, addresses in [*mappers.items()][:MOST]:
             twice = f" ({len(addresses)} times in one process)" if len(addresses) > 1 else ""
             yield "mapped by", f"{mm} at {', '.join(map(hex, addresses))}{twice}"
+        if len(mappers) > MOST:
+            yield "mapped by", f"{len(mappers) - MOST} more processes: Enter lists them"
         yield from frame_facts(page, self._name("anon_vma", page.anon_vma) if page.anon_vma else "")
         yield "index", f"{page.index:#x}: its page offset; it lies at vm_start + (index − vm_pgoff) × 4096"
 

@@ -71,7 +71,9 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
   const region = { class: "pv-foot", role: "region", "aria-label": "what is chosen", tabindex: "0" };
   const unfold = button("", "", () => openPart(chosen.part));
   const drawer = make("div", { class: "pv-list", role: "group", "aria-label": "list", hidden: "" });
-  const foot = make("div", region, say, unfold, facts, drawer);
+  const foot = make("div", region, unfold, say, facts, drawer);
+  unfold.className = "pv-unfold";
+  if (root.firstElementChild) root.after(make("div", { class: "pvmlab-plain" }, ...root.childNodes)); // for print
   root.replaceChildren(top, shows, ...(figure.listed ? [changes] : []), make("div", { class: "pv-scroll" }, card),
     make("details", {}, make("summary", {}, "the same as text"), text),
     make("div", { class: "pv-room" }, foot), tip, live);
@@ -148,6 +150,7 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
   /** Show the stop `at`. */
   function draw() {
     const stop = figure.stops[at], focused = root.ownerDocument.activeElement;
+    root.classList.toggle("pv-start", at === figure.start);
     const held = card.contains(focused) && focused.dataset.part, inList = changes.contains(focused);
     const drawings = marked.checked ? stop.marked : stop.plain;
     const wide = [...panels.values()].map((each) => show(each, drawings[each.panel.name]));
@@ -366,6 +369,9 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
     if (!listOf(n)?.list.count) return;
     choose({ part: n });
     enter((figure.opens || {})[n]);
+    const { top: from, bottom: to } = part(n).getBoundingClientRect(), [high, low] = sight();
+    if (from < high + top.offsetHeight || to > low - foot.offsetHeight) part(n).scrollIntoView({ block: "center" });
+    stick();
   }
 
   function enter(opens) {
@@ -566,9 +572,13 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
   /** Dark, if what the figure stands on is dark. */
   function theme() {
     let node = root.parentElement, ground = "";
+    root.style.removeProperty("--pv-ground");
     for (; node && !ground; node = node.parentElement) {
-      const [r, g, b, alpha = 1] = (getComputedStyle(node).backgroundColor.match(/[\d.]+/g) || []).map(Number);
-      if (r !== undefined && alpha > 0.5) ground = (r * 299 + g * 587 + b * 114) / 1000 < 128 ? "dark" : "light";
+      const colour = getComputedStyle(node).backgroundColor;
+      const [r, g, b, alpha = 1] = (colour.match(/[\d.]+/g) || []).map(Number);
+      if (r === undefined || alpha <= 0.5) continue;
+      ground = (r * 299 + g * 587 + b * 114) / 1000 < 128 ? "dark" : "light";
+      root.style.setProperty("--pv-ground", colour);
     }
     const asked = matchMedia("(prefers-color-scheme: dark)").matches &&
       getComputedStyle(document.documentElement).colorScheme.includes("dark");
