@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pvmlab.diff import steps
 from pvmlab.draw import PANELS, USUAL, layout, picture, ref, svg
 from pvmlab.draw.parts import CHAR
+from pvmlab.draw.strips import bytes_of
 from pvmlab.errors import SetupError, UsageError
 from pvmlab.model import RmapStep, RmapWalk
 
@@ -301,6 +302,11 @@ def test_address_spaces_are_to_scale_and_their_gaps_are_folded():
     assert [at[start] for start in sorted(at)] == sorted(at.values())
     said = shown.text()
     assert "rw-p 400 KiB, 100 pages" in said and "⋯ 776 GiB" in said
+
+
+def test_sizes_are_plain_numbers():
+    assert [bytes_of(size) for size in (4096, 1 << 20, (1 << 30) - 4096, 5 << 29, 127 << 40)] == [
+        "4 KiB", "1 MiB", "1024 MiB", "2.5 GiB", "127 TiB"]
 
 
 def test_a_gigabyte_beside_four_pages_stays_on_the_card():

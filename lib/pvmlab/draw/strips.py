@@ -80,7 +80,8 @@ def bytes_of(size: int) -> str:
     """"16 KiB", "39.6 GiB"."""
     for unit, shift in (("TiB", 40), ("GiB", 30), ("MiB", 20)):
         if size >> shift:
-            return f"{size / (1 << shift):.3g} {unit}"
+            many = size / (1 << shift)
+            return f"{many:.0f} {unit}" if many >= 100 else f"{many:.3g} {unit}"
     return f"{size >> 10} KiB"
 
 
