@@ -118,9 +118,7 @@ class _Maker:
         return labels[new] if old is None or new - old == 1 else f"all: {labels[old]} → {labels[new]}"
 
     def _line(self, line: Line, belong: Belonging) -> dict:
-        refs = {ref(*r) for r in line.refs}
-        places = [name for name, (_, row, _) in belong.shown.items() if not refs.isdisjoint(row.refs)]
-        return {"sign": line.sign, "text": line.text, "places": [self.numbers[name] for name in places]}
+        return {"sign": line.sign, "text": line.text, "places": [self.numbers[name] for name in belong.places(line)]}
 
     def _drawings(self, old: int | None, new: int) -> dict[str, list[int]]:
         """{panel: numbers of the pieces of its drawing}."""

@@ -116,6 +116,28 @@ def test_the_places_of_a_line_are_the_rows_that_show_its_refs(name):
             assert set(told["places"]) >= expected
 
 
+def test_a_line_about_what_is_not_drawn_shows_what_stands_for_it():
+    """A page of a folded VMA, an anon_vma of the stack: the line of the other VMAs. A lock: its mm, its table."""
+    world = worlds.World().task("A")
+    stack = next(area for area in world.areas["A"] if area.name == "[stack]")
+    world.touch("A", stack, 0x5000)
+    world.touch("A", world.mmap("A", worlds.HEAP, 1))
+    before = world.look()
+    world.share("A", world.areas["A"][-1], "A", 0x7F11A0000000)
+    world.fork("A", "B")
+    after = world.look()
+    table = next(t for t in after.tasks[0].mm.tables if t.level == "pte" and t.start <= worlds.HEAP < t.start + (1 << 21))
+    after = replace(after, held=("mmap_lock of A: write", f"lock of A's pte table for {table.start:#x}"))
+    made = figure(picture(steps(before, after)))
+    places = {line["text"]: [made["parts"][n] for n in line["places"]] for line in made["stops"][1]["lines"]}
+    folded = [text for text in places if "0x5000" in text and "frame" in text]
+    assert folded and all(any(name.startswith("spaces-others") for name in places[text]) for text in folded)
+    locks = {text: names for text, names in places.items() if "held now" in text}
+    assert len(locks) == 2 and all(any(f"-{table.phys:x}-" in name for name in names)
+                                   for text, names in locks.items() if "pte table" in text)
+    assert all(names for names in places.values())
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_every_part_that_can_be_chosen_says_something(name):
     shown = of(name)
@@ -149,10 +171,11 @@ def test_a_frame_says_who_maps_it():
 def mappers(row, step, pfns):
     """Refs of some frames, and of every entry and VMA that maps one of them, read from the snapshot."""
     who, found = row.identity, {ref("page", row.identity.key("page", step, pfn)) for pfn in pfns}
-    for pfn in pfns:
-        for mm, addr in row.snapshots[step].mapped(pfn):
-            pte, key = mm.entries.at(addr), who.key("mm", step, mm.addr)
-            found |= {ref("entry", (key, pte.addr, pte.level)), ref("vma", who.key("vma", step, mm.vma(addr).addr))}
+    for mm in row.snapshots[step].mms:
+        for pte in mm.entries:
+            if pte.present and not pfns.isdisjoint(range(pte.pfn, pte.pfn + pte.size // 4096)):
+                found |= {ref("entry", (who.key("mm", step, mm.addr), pte.addr, pte.level)),
+                          ref("vma", who.key("vma", step, mm.vma(pte.addr).addr))}
     return found
 
 
@@ -169,7 +192,7 @@ def test_a_frame_lights_everything_that_maps_it_in_every_process(world):
               and not name.startswith("forest-") and made["parts"].index(name) in choosable]
     assert "walk-page-row" in frames and len(frames) > 1
     for name in frames:
-        refs = mappers(row, last, [pfn for pfn in rows[name].opens.what if pfn in row.snapshots[last].pages])
+        refs = mappers(row, last, {pfn for pfn in rows[name].opens.what if pfn in row.snapshots[last].pages})
         expected = {n for n in choosable if refs & set(rows[made["parts"][n]].refs)}
         assert expected <= set(kin(made, stop, made["parts"].index(name))), name
         extra = {made["parts"][n] for n in set(kin(made, stop, made["parts"].index(name))) - expected}
@@ -314,6 +337,9 @@ def test_what_a_real_film_sends_is_small():
         server.touch(buf, 4, write=True)
         film = lab.film(lambda: consumer.process_vm_mmap(server, buf, pages=4))
     assert len(film) > 10 and size(picture(steps(*film))) <= 300_000
+    stops = figure(picture(steps(*film)))["stops"]
+    held = [line for stop in stops for line in stop["lines"] if "held" in line["text"]]
+    assert len(held) > 6 and all(line["places"] for stop in stops for line in stop["lines"])
 
 
 def test_every_frame_of_a_plain_film_says_where_it_was_taken_and_what_was_locked():

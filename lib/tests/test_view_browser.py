@@ -200,6 +200,20 @@ def test_panels_can_be_hidden_and_shown(shown):
         assert there.is_visible() is before
 
 
+def test_of_folded_bars_none_is_come_to_until_all_are_shown(opened, big):
+    _, picture_, made = big["family"]
+    shown = Figure(opened(saved(picture_)), made)
+    names = shown.root.locator("[data-panel=scale] .row.head")
+
+    def seen():
+        return [i for i in range(names.count()) if names.nth(i).is_visible()]
+    assert names.count() == 51 and len(seen()) == 8
+    shown.root.get_by_role("button", name="show all 51 processes").click()
+    assert len(seen()) == 51
+    shown.root.get_by_role("button", name="show fewer processes").click()
+    assert len(seen()) == 8
+
+
 def test_columns_close_up_when_those_between_are_hidden(shown):
     def left(prefix):
         return shown.row(prefix).bounding_box()["x"]

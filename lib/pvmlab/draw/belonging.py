@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 
 from .. import entry as _entry
-from ..diff import Steps
+from ..diff import Line, Steps
 from ..identity import Key
 from ..model import PAGE_SHIFT, Mm
 from .parts import Box, Edge, Panel, Row, ref
@@ -37,7 +37,8 @@ class Belonging:
 
     def __init__(self, panels: Sequence[Panel], steps: Steps | None, old: int | None, new: int) -> None:
         self.panels, self.steps = panels, steps
-        self.shown = {}
+        self.shown, self._mapped_in = {}, {}
+        self._steps = [step for step in (old, new) if step is not None]
         for box, row in parts(panels):
             step = new if row.seen[new] is not None else None if box.quiet or old is None else old
             if step is not None and row.seen[step] is not None:
@@ -158,6 +159,50 @@ class Belonging:
                     found[wanted[i]].append((mm, addr + ((wanted[i] - pfn) << PAGE_SHIFT)))
                     i += 1
         return found
+
+    # Where changes are
+
+    def places(self, line: Line) -> list[str]:
+        """The ids of the parts that a line is about; where none is drawn, of those that stand for what is left out."""
+        refs = {ref(*r) for r in line.refs} | {each for c in line.changes if c.kind == "lock" for each in self._lock(c.id[0])}
+        return self._showing(refs) or self._showing({home for kind, key in line.refs for home in self._homes(kind, key)})
+
+    def _showing(self, refs: set[str]) -> list[str]:
+        return [name for name, (_, row, _) in self.shown.items() if not refs.isdisjoint(row.refs)]
+
+    def _lock(self, text: str) -> Iterator[str]:
+        """The ref of what a lock of Snapshot.held belongs to: an mm, a page of its tables, an anon_vma."""
+        who = self.steps.identity
+        for key, name in who.anon_vma_names.items():
+            if text == f"rwsem of {name}":
+                yield ref("anon_vma", key)
+        for key, name in who.mm_names.items():
+            if text.startswith((f"mmap_lock of {name}:", f"page_table_lock of {name}")):
+                yield ref("mm", key)
+            for step in self._steps if text.startswith(f"lock of {name}'s") else ():
+                yield from (ref("table", at) for at, table in who.tables(self.steps.at[step]).items()
+                            if at[0] == key and text.endswith(f"{table.level} table for {table.start:#x}"))
+
+    def _homes(self, kind: str, key: Key) -> Iterator[str]:
+        """Refs of the VMAs that map a frame, or have an anon_vma in their chain."""
+        who = self.steps.identity
+        for step in self._steps:
+            at = self.steps.at[step]
+            if kind == "page":
+                yield from self._mapping(step).get(key[0], ())
+            elif kind == "anon_vma":
+                yield from (ref("vma", vma) for vma, anon_vma in who.links(at) if anon_vma == key)
+
+    def _mapping(self, step: int) -> dict[int, set[str]]:
+        """{PFN: refs of the VMAs that map it} of one step."""
+        if step not in self._mapped_in:
+            found = self._mapped_in[step] = defaultdict(set)
+            for mm in self.steps.snapshots[step].mms:
+                mapper = self._mappers(mm, step)
+                for addr, raw, _, level in mm.entries.rows():
+                    for i in range(_entry.LEVEL_SIZE[level] >> PAGE_SHIFT) if _entry.is_present(raw) else ():
+                        found[_entry.pfn_of(raw) + i].update(mapper(addr, level)[:1])
+        return self._mapped_in[step]
 
     def _links(self, step: int) -> Iterator[set[str]]:
         """What each anon_vma_chain ties together: itself, its VMA, its anon_vma."""

@@ -157,7 +157,7 @@ def _leaf_box(scene: Scene, key: tuple[Key, int, str], group: list[Run], hidden:
     name, rows = table_id(mm, level, phys), [_row(scene, run) for run in group]
     there = [any(row.seen[step] for row in rows) or seen for step, seen in enumerate(_there(scene, mm, phys))]
     head = tuple(Seen((f"{level} table at {phys:#x}", f"of {scene.mm_name(mm)}")) if t else None for t in there)
-    rows.insert(0, Row(f"{name}-head", "head", head, (ref("mm", mm),)))
+    rows.insert(0, Row(f"{name}-head", "head", head, _table_refs(scene, mm, phys)))
     rows += _index_rows(scene, mm, name, below, " names a table")
     if rest := sum(len(run.ptes) for run in hidden):
         more, left = Seen((f"… and {rest} more entries",)), Opens("entries", tuple(ranges(hidden)))
@@ -165,6 +165,12 @@ def _leaf_box(scene: Scene, key: tuple[Key, int, str], group: list[Run], hidden:
                         opens=left))
     return Box(name, "table", tuple(rows), rank="entries" if level == "pte" else "", chars=24,
                column="entries")
+
+
+def _table_refs(scene: Scene, mm: Key, phys: int) -> tuple[str, ...]:
+    """Those of the mm and of what the page was used for."""
+    was = dict.fromkeys(t for t in scene.tables.get(mm, {}).get(phys, ()) if t)
+    return ref("mm", mm), *(ref("table", (mm, t.level, t.phys, t.start)) for t in was)
 
 
 def table_id(mm: Key, level: str, phys: int) -> str:
@@ -275,7 +281,8 @@ def _there(scene: Scene, mm: Key, phys: int) -> tuple[bool, ...]:
 def _table_box(scene: Scene, mm: Key, phys: int, rows: dict[int, tuple]) -> Box:
     level, there = _table(scene, mm, phys).level, _there(scene, mm, phys)
     name = table_id(mm, level, phys)
-    head = Row(f"{name}-head", "head", tuple(Seen((level,)) if t else None for t in there), (ref("mm", mm),))
+    head = Row(f"{name}-head", "head", tuple(Seen((level,)) if t else None for t in there),
+               _table_refs(scene, mm, phys))
     return Box(name, "upper", (head, *_index_rows(scene, mm, name, rows)), column="path")
 
 

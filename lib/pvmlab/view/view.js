@@ -115,13 +115,10 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
     if (panel.name === "walk" && figure.stops.some((stop) => stop.walk.length)) head.append(
       button("◀", "one visit back (Shift W)", () => stroll(-1)), button("walk ▶", "one visit on (W)", () => stroll(1)));
     if (panel.most) {
-      const all = button(`show all ${panel.count}`, `show all ${panel.count} processes`, () => {
+      head.append(button("", "", () => {
         whole.has(panel.name) ? whole.delete(panel.name) : whole.add(panel.name);
-        all.textContent = whole.has(panel.name) ? "show fewer" : `show all ${panel.count}`;
-        all.setAttribute("aria-label", all.textContent);
         draw();
-      });
-      head.append(all);
+      }));
     }
     const about = { class: "pv-panel", "data-panel": panel.name, role: "group", "aria-label": panel.title };
     const folds = panel.folds.map(([n, line]) => make("button", { type: "button", class: "row fold pv-fold",
@@ -184,11 +181,22 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
     const svg = drawn.get(key);
     if (sheet.firstChild !== svg) sheet.replaceChildren(svg);
     const height = panel.most && !whole.has(panel.name) ? panel.most : panel.height;
+    if (panel.most) cut(each, svg, height);
     const width = columns(each, svg);
     svg.setAttribute("viewBox", `-1 -1 ${width} ${height}`);
     svg.setAttribute("width", Math.round(width * scale));
     svg.setAttribute("height", Math.round(height * scale));
     return Math.round(width * scale);
+  }
+
+  /** Leave out the bars below a height: nobody is to come to what cannot be seen. */
+  function cut({ node, panel }, svg, height) {
+    for (const box of svg.querySelectorAll(".box"))
+      box.style.display = Number(box.querySelector("rect").getAttribute("y")) < height ? "" : "none";
+    const all = node.querySelector(".pv-head button");
+    all.textContent = whole.has(panel.name) ? "show fewer" : `show all ${panel.count}`;
+    all.setAttribute("aria-label", `${all.textContent} processes`);
+    all.title = all.getAttribute("aria-label");
   }
 
   function drawing(pieces) {
@@ -263,6 +271,7 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
     for (const each of panels.values()) {
       const pieces = figure.stops[at].marked[each.panel.name] || [];
       if (!pieces.some((p) => places.some((n) => figure.pieces[p].includes(`data-part="${n}"`)))) continue;
+      if (each.panel.most && open.has(each.panel.name)) whole.add(each.panel.name);
       toggle(each.panel.name === "translation" ? "tables" : each.panel.name, true);
       return;
     }
