@@ -21,6 +21,8 @@ from __future__ import annotations
 import signal as _signal
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
+from inspect import Parameter, Signature, isfunction, signature
 from typing import Any
 
 from . import abi, calls
@@ -157,6 +159,37 @@ class Call:
         return f"<Call {self.text}: {'done' if self.done else 'running'}>"
 
 
+def _says_how(cls: type) -> type:
+    """Have every method of a class refuse arguments that do not fit with a UsageError that says which it takes."""
+    for name, method in vars(cls).items():
+        if isfunction(method) and not name.startswith("_"):
+            setattr(cls, name, _guarded(method))
+    return cls
+
+
+def _guarded(method: Callable) -> Callable:
+    takes = signature(method)
+
+    @wraps(method)
+    def call(self: Task, *args: Any, **named: Any) -> Any:
+        try:
+            return method(self, *args, **named)
+        except TypeError:
+            try:
+                takes.bind(self, *args, **named)
+            except TypeError as misfit:
+                raise UsageError(self._say(f"{method.__name__}()"), str(misfit), _how(method, takes)) from None
+            raise
+    return call
+
+
+def _how(method: Callable, takes: Signature) -> str:
+    """"it is read(addr, len)": the types left out."""
+    plain = [p.replace(annotation=Parameter.empty) for p in [*takes.parameters.values()][1:]]
+    return f"it is {method.__name__}{Signature(plain)}"
+
+
+@_says_how
 class Task:
     """A process or thread in the guest that does what it is told.
 

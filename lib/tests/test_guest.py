@@ -57,6 +57,24 @@ def proc(task, name):
 
 # ---- tasks -------------------------------------------------------------------
 
+@pytest.mark.parametrize("wrong, why, how", [
+    (lambda t: t.read(0x1000), "missing a required argument: 'len'", "it is read(addr, len)"),
+    (lambda t: t.mmap(0, 4096), "too many positional arguments", "it is mmap(addr=0, *, len=None, pages=None, prot"),
+    (lambda t: t.munmap(0x1000, size=1), "unexpected keyword argument 'size'", "it is munmap(addr, *, len=None, pages=None)"),
+])
+def test_arguments_that_do_not_fit_are_told_which_do(task, wrong, why, how):
+    with pytest.raises(UsageError) as failed:
+        wrong(task)
+    assert failed.value.what.startswith("server: ") and why in failed.value.why and failed.value.mend.startswith(how)
+
+
+def test_a_type_error_from_within_stays_one(task, monkeypatch):
+    monkeypatch.setattr(task, "_do", lambda request: len(7))
+    with pytest.raises(TypeError, match="has no len"):
+        task.touch(0x1000)
+
+
+
 def test_greeting(guest):
     assert guest.hello.abi == 1
     assert guest.hello.release == Path("/proc/sys/kernel/osrelease").read_text().strip()
