@@ -61,8 +61,14 @@ def test_a_wrong_answer_is_told_its_own_misconception_and_then_what_is_so():
 
 def test_of_a_set_each_wrong_box_is_explained():
     told = WHICH.told(frozenset("xy"), frozenset("yz")).text.split("\n\n")[0]
-    assert "text of x" in told and "text of y" not in told and "text of z" not in told
-    assert "missing" in WHICH.told(frozenset(), frozenset("y")).text
+    assert "x: text of x" in told and "text of y" not in told and "Missing: z. text of z" in told
+
+
+def test_of_a_set_the_first_box_that_is_missing_is_explained_once():
+    told = WHICH.told(frozenset("x"), frozenset("xyz")).text
+    assert told.startswith("Missing: y. text of y\n\nAnswer: **x, y and z**. ") and "text of z" in told
+    assert told.count("text of y") == 1
+    assert WHICH.told(frozenset("y"), frozenset()).text.startswith("y: text of y\n\nAnswer: **none of these**.")
 
 
 def test_an_answer_reads_as_a_sentence():

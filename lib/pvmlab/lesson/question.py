@@ -11,7 +11,7 @@ misconception behind it; for what turns out right it says why.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, combinations
 
@@ -78,12 +78,12 @@ class Question:
         """Return what `given` is told when the kernel's answer is `answer`."""
         right = given == answer
         wrong = "" if right else f"{self._of(given, answer)}\n\n"
-        return Told(right, f"{wrong}{self.answered(answer)}")
+        return Told(right, f"{wrong}{self.answered(answer, self._left_out(given, answer)[:1])}")
 
-    def answered(self, answer: object) -> str:
-        """Return the kernel's answer and why, for whom did not predict."""
-        why = " ".join(self.options[box] for box in self.options if box in answer) if self.kind == "which" \
-            else self._text(answer)
+    def answered(self, answer: object, said: Collection = ()) -> str:
+        """Return the kernel's answer and why, for whom did not predict; said: boxes that were explained before."""
+        why = " ".join(self.options[box] for box in self.options if box in answer and box not in said) \
+            if self.kind == "which" else self._text(answer)
         return f"Answer: **{self.name_of(answer)}**. {why}"
 
     def name_of(self, answer: object) -> str:
@@ -94,12 +94,17 @@ class Question:
         return f"{', '.join(most)} and {last}" if most else last
 
     def _of(self, given: object, answer: object) -> str:
-        """What is said of a wrong answer: of a set, each box that was wrongly ticked or left out."""
+        """What is said of a wrong answer: of a set, each box that was wrongly ticked, and the first that was left out."""
         if self.kind != "which":
             said = "" if given is None else f"You said “{self.name_of(given)}”. "
             return said + self._text(given)
-        return " ".join(f"{box}: {self.options[box]}" for box in self.options
-                        if box in given and box not in answer) or "Something is missing from what you ticked."
+        ticked = [f"{box}: {self.options[box]}" for box in self.options if box in given and box not in answer]
+        missing = [f"Missing: {box}. {self.options[box]}" for box in self._left_out(given, answer)[:1]]
+        return " ".join(ticked + missing)
+
+    def _left_out(self, given: object, answer: object) -> list:
+        """The boxes of a set that are right and were not ticked."""
+        return [box for box in self.options if box in answer and box not in given] if self.kind == "which" else []
 
     def _text(self, answer: object) -> str:
         return self.options.get(answer) or self.options.get(None, "")
