@@ -144,3 +144,28 @@ CONTRAST = """() => {
   }
   return poor;
 }"""
+
+
+#: How JupyterLab breaks what is printed, and so every <pre> of an output; it comes after the output's own style.
+JUPYTERLAB = ("<style>.jp-OutputArea-output pre { word-break: break-all; word-wrap: break-word; "
+              "white-space: pre-wrap }</style>")
+
+
+@pytest.mark.parametrize("wide", [1280, 860])
+def test_no_word_of_a_patch_is_broken_in_jupyterlab(opened, wide):  # noqa: F811
+    shown = patch("v2", 1, file="include/linux/syscalls.h", about="process_vm_mmap(pid, src_addr").html()
+    tab = opened(f"<!doctype html><html lang=en><meta charset=utf-8><title>patch</title>{THEME}<main "
+                 f"class=jp-OutputArea-output style='width:{wide - 300}px'>{shown.replace('<details>', '<details open>')}"
+                 f"</main>{JUPYTERLAB}")
+    broken = tab.locator("pre").evaluate_all(r"""all => all.flatMap(pre => {
+        const walk = document.createTreeWalker(pre, NodeFilter.SHOW_TEXT), broken = [];
+        for (let node; (node = walk.nextNode());)
+            for (const word of node.data.matchAll(/\S+/g)) {
+                const range = document.createRange();
+                range.setStart(node, word.index);
+                range.setEnd(node, word.index + word[0].length);
+                if (range.getClientRects().length > 1) broken.push(word[0]);
+            }
+        return broken;
+    })""")
+    assert broken == []

@@ -46,8 +46,8 @@ class Excerpt:
         whole = "\n\n".join(self.patch.message)
         body = (f"<p><strong>{escape(self.patch.name)}</strong>: {escape(self.patch.subject)}</p><div class=pvl-sides>"
                 f'<div class=pvl-code tabindex=0 role=region aria-label="the code">{self._code}</div>'
-                f"<div>{''.join(map(_as_it_stands, self.said))}<details><summary>The whole message</summary>"
-                f"<pre>{escape(whole)}</pre></details></div></div>")
+                f"<div class=pvl-said>{''.join(map(_as_it_stands, self.said))}</div></div>"
+                f"<details><summary>The whole message</summary><pre>{escape(whole)}</pre></details>")
         return frame("patch", f"{self.patch.name}: {self.patch.subject}", body)
 
     def text(self) -> str:
