@@ -17,6 +17,7 @@ a machine with a CPU that spins for ever.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -28,6 +29,8 @@ from .lab import Lab
 from .model import Hang, Snapshot
 
 PAGE = calls.PAGE_SIZE
+#: An output of a notebook is at least so wide; it breaks longer lines in the middle of words.
+COLUMNS = 88
 MADV_SOFT_OFFLINE = 101             # include/uapi/asm-generic/mman-common.h
 MAP_DROPPABLE = 0x08
 RLIMIT_AS = 9                       # include/uapi/asm-generic/resource.h
@@ -62,7 +65,8 @@ class Evidence:
 
     def __str__(self) -> str:
         rows = [f"  {'yes' if seen else 'no ':3}  {what}" for what, seen in self.found.items()]
-        return "\n".join([f"{self.defect}: {self.words}", *rows])
+        return "\n".join(line for row in (f"{self.defect}: {self.words}", *rows)
+                         for line in textwrap.wrap(row, COLUMNS, subsequent_indent=" " * 7))
 
     __repr__ = __str__
 

@@ -20,6 +20,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -40,7 +41,8 @@ class Finding:
     mend: str = ""
 
     def __str__(self) -> str:
-        line = f"{self.state:8} {self.text}"
+        line = "\n".join(textwrap.wrap(f"{self.state:8} {self.text}", 88, subsequent_indent=" " * 9,
+                                       break_long_words=False, break_on_hyphens=False))
         return f"{line}\n         → {self.mend}" if self.mend else line
 
 

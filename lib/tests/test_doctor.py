@@ -101,3 +101,9 @@ def test_standard_library_only_at_the_top():
     lines = Path(doctor.__file__).read_text().splitlines()
     names = {line.split()[1].split(".")[0] for line in lines if line.startswith(("import ", "from "))}
     assert names <= set(sys.stdlib_module_names)
+
+
+def test_a_finding_is_printed_in_lines_that_fit_a_notebook_and_its_command_in_one():
+    command = "sudo apt-get install -y --no-install-recommends " + "package " * 12
+    said = str(doctor.Finding("missing", "a sentence that goes on " * 9, command)).splitlines()
+    assert max(map(len, said[:-1])) <= 88 and said[-1] == f"         → {command}" and said[1].startswith(" " * 9)
