@@ -359,12 +359,14 @@ class RmapStep(NamedTuple):
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class RmapWalk:
     """What rmap_walk() would do for one page (mm/rmap.c, mm/ksm.c).
 
     via: "anon", "ksm", "file" or "none" (zero pages and what has no rmap).
-    missed: (task name, address) of entries that map the page all the same.
+    start: kernel address of the anon_vma or file it begins at; name: what the
+    lab calls that anon_vma, "" for what has no name. missed: (task name,
+    address) of entries that map the page all the same.
     """
 
     pfn: int
@@ -372,6 +374,18 @@ class RmapWalk:
     start: int
     steps: tuple[RmapStep, ...]
     missed: tuple[tuple[str, int], ...] = ()
+    name: str = ""
+
+    def __str__(self) -> str:
+        begin = f"{self.via} {self.name or hex(self.start)}" if self.start else self.via
+        visits = (f"  {i}. {'hit ' if s.hit else 'miss'} {'/'.join(s.tasks) or 'nobody'}"
+                  f"{f' at {s.address:#x}' if s.address is not None else ''}: {s.why}" for i, s in enumerate(self.steps, 1))
+        missed = (f"  not found, yet mapped: {name} at {address:#x}" for name, address in self.missed)
+        return "\n".join((f"frame {self.pfn:#x}, from {begin}: {len(self.steps)} visited, {len(self.hits)} hits",
+                          *visits, *missed))
+
+    def __repr__(self) -> str:
+        return f"<RmapWalk: {str(self).splitlines()[0]}>"
 
     @property
     def hits(self) -> tuple[RmapStep, ...]:

@@ -23,7 +23,9 @@ def walk(snapshot: Snapshot, pfn: int) -> RmapWalk:
     start = page.mapping & ~3
     steps = tuple(route(snapshot, page)) if route else ()
     via = page.kind if route else "none"
-    return RmapWalk(pfn, via, start, steps, _missed(snapshot, pfn, steps) if route else ())
+    found = snapshot.anon_vmas.get(start)
+    name = snapshot.anon_vma_names.get(found.id, "") if found else ""
+    return RmapWalk(pfn, via, start, steps, _missed(snapshot, pfn, steps) if route else (), name)
 
 
 def _anon(snapshot: Snapshot, page: Page) -> Iterator[RmapStep]:
