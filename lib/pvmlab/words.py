@@ -75,18 +75,18 @@ class _Say:
     def anon_vma(self, key: Key) -> str:
         return self.who.anon_vma_names.get(key, f"anon_vma {key[0]:#x}")
 
-    def vma(self, vma: Vma | None, step: int) -> str:
+    def vma(self, vma: Vma | None, step: int, whole: bool = False) -> str:
         if vma is None:
             return "a VMA that was not read"
-        name = f" {vma.name}" if vma.name else ""
-        return f"{self.mm(self.who.key('mm', step, vma.mm))} {vma.vm_start:#x}{name}"
+        where = _range(vma) if whole else f"{vma.vm_start:#x}"
+        return f"{self.mm(self.who.key('mm', step, vma.mm))} {where}{_name(vma)}"
 
-    def vma_of(self, key: Key) -> str:
-        """Name a VMA by its key, as it is in the later snapshot that has it."""
+    def vma_of(self, key: Key, whole: bool = False) -> str:
+        """Name a VMA by its key, as it is in the later snapshot that has it; whole: from where to where."""
         for step in reversed(self.diff.at):
             found = self.who.at("vma", step).get(key)
             if found is not None:
-                return self.vma(found, step)
+                return self.vma(found, step, whole)
         return self.vma(None, 0)
 
     # Processes
@@ -173,18 +173,25 @@ class _Say:
         return f"parent {parent}, root {root}, num_active_vmas {anon_vma.num_active_vmas}"
 
     def links(self, changes: Iterable[Change]) -> Iterator[Line]:
-        groups = defaultdict(list)
+        groups = defaultdict(lambda: defaultdict(list))
         for c in changes:
-            groups[c.id[1], c.what].append(c)
-        for (anon_vma, what), group in groups.items():
-            name, vmas = self.anon_vma(anon_vma), _and(self.vma_of(c.id[0]) for c in group)
-            if what == "changed":
-                for c in group:
-                    yield Line("~", f"chain of {self.vma_of(c.id[0])} to {name}: {_fields(c)}", (c,))
-                continue
-            sizes = " → ".join(str(self._tree_size(anon_vma, step)) for step in self.diff.at)
-            verb = "now holds" if what == "added" else "no longer holds"
-            yield Line(SIGN[what], f"{name}: its interval tree {verb} {vmas} ({sizes} VMAs)", tuple(group))
+            groups[c.id[1]][c.what].append(c)
+        for anon_vma, group in groups.items():
+            for c in group["changed"]:
+                yield Line("~", f"chain of {self.vma_of(c.id[0])} to {self.anon_vma(anon_vma)}: {_fields(c)}", (c,))
+            if group["added"] or group["removed"]:
+                yield self.tree(anon_vma, group["added"], group["removed"])
+
+    def tree(self, anon_vma: Key, come: list[Change], gone: list[Change]) -> Line:
+        """What came into an interval tree and what went, and how many VMAs it held and holds."""
+        sizes = " → ".join(str(self._tree_size(anon_vma, step)) for step in self.diff.at)
+        if come and gone:
+            new, old = (_and(self.vma_of(c.id[0], whole=True) for c in group) for group in (come, gone))
+            said, sign = f"now holds {new} in place of {old}", "~"
+        else:
+            verb, sign = ("now holds", "+") if come else ("no longer holds", "–")
+            said = f"{verb} {_and(self.vma_of(c.id[0]) for c in come or gone)}"
+        return Line(sign, f"{self.anon_vma(anon_vma)}: its interval tree {said} ({sizes} VMAs)", (*come, *gone))
 
     def _tree_size(self, key: Key, step: int) -> int:
         found = self.who.at("anon_vma", step).get(key)

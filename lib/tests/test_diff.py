@@ -205,3 +205,14 @@ def test_a_dirty_bit_that_moves_is_said_so():
         world.touch("server", world.mmap("server", worlds.HEAP, 2), flags=flags)
     words = (after.look() - before.look()).words()
     assert "server: 2 entries 0x7f3a1c200000–0x7f3a1c202000 lost RW, D became SAVED_DIRTY" in words
+
+
+def test_a_tree_that_swaps_vmas_says_what_came_what_went_and_how_many_it_holds():
+    world = worlds.World().task("server")
+    area = world.mmap("server", worlds.HEAP, 8)
+    world.touch("server", area)
+    before = world.look()
+    world.split("server", area, 3)
+    line = next(line for line in (world.look() - before).lines if "interval tree" in line.text)
+    assert str(line) == ("~ av·server: its interval tree now holds server 0x7f3a1c200000–0x7f3a1c203000, server "
+                         "0x7f3a1c204000–0x7f3a1c208000 in place of server 0x7f3a1c200000–0x7f3a1c208000 (1 → 2 VMAs)")

@@ -115,6 +115,16 @@ class World:
                     self.entries[task][addr + i * PAGE_SIZE] = (raw & ~RW, level)
                 self.exclusive.discard(pfn_of(raw))
 
+    def split(self, task: str, area: Area, page: int) -> None:
+        """Unmap one page in the middle, as munmap() does: both sides are new VMAs."""
+        cut = area.start + page * PAGE_SIZE
+        low = replace(area, addr=self.object(), born=self.stamp(), end=cut, chain=list(area.chain))
+        high = replace(area, addr=self.object(), born=self.stamp(), start=cut + PAGE_SIZE, chain=list(area.chain),
+                       pgoff=area.pgoff and area.pgoff + page + 1)
+        self.areas[task].remove(area)
+        self.areas[task] += [low, high]
+        self.entries[task].pop(cut, None)
+
     def fork(self, parent: str, child: str) -> None:
         """Do what fork() does to anonymous VMAs: clone the chain, add an anon_vma of the child's own."""
         self.areas[child], self.entries[child] = [], {}
