@@ -178,7 +178,7 @@ def test_names_are_escaped():
 
 def test_focus_and_panels():
     before, _ = ALL["clone"]
-    assert "stack" not in " ".join(texts(picture(before).svg())).replace("(program, stack, vvar, vdso)", "")
+    assert "stack" not in " ".join(texts(picture(before).svg())).replace("(program ×2, stack, vvar, vdso)", "")
     for focus in (0x7FFC10000000, "bystander", before.task("bystander").vma(0x7FFC10000000)):
         assert any("[stack]" in text for text in texts(picture(before, focus=focus).svg()))
     assert "panel-forest" not in picture(before, panels=("spaces",)).svg()
@@ -430,3 +430,47 @@ def test_a_clone_is_not_called_after_who_cloned_it():
         A.process_vm_mmap(B, buf, pages=2)
         seen = lab.look()
     assert seen.anon_vma_names[seen.task("B").vma(buf).anon_vma.id] == "av·B"
+
+
+def test_what_is_folded_is_counted_by_kind():
+    world = worlds.World().task("A").task("B")
+    for i in range(3):
+        world.mmap("A", worlds.HEAP + i * 0x100000, 2)
+    said = picture(world.look(), focus=worlds.HEAP).text()
+    assert "(program ×2, memory ×2, stack, vvar, vdso)" in said
+
+
+def test_a_walk_alone_says_the_names_of_the_lab():
+    before, forked, after, walk = worlds.twice()
+    named = replace(walk, name="av·A")
+    assert "anon_vma av·A" in picture(named).svg() and hex(walk.start) not in picture(named).svg()
+    assert str(named).startswith("frame 0x1a2b, from anon av·A: 3 visited, 3 hits\n  1. hit  ")
+    assert "av·A" in repr(named) and hex(walk.start) in repr(walk)
+
+
+def test_a_split_vma_takes_its_entries_along():
+    """A page in the middle is unmapped: both VMAs are new ones, and the entries left are what they were."""
+    world = worlds.World().task("A")
+    area = world.mmap("A", worlds.HEAP, 8)
+    world.touch("A", area)
+    before = world.look()
+    world.split("A", area, 3)
+    shown = picture(world.look() - before)
+    rows = [row for panel in shown.panels for box in panel.boxes for row in box.rows if row.cls == "pte"]
+    assert len({row.id for row in rows}) == len(rows)
+    assert [row.mark(0, 1).sign for row in rows] == ["", "–", ""]
+    assert [row.seen[0].lines[0].rpartition(" ")[2] for row in rows] == ["×3", "0x7f3a1c203000", "×4"]
+    arrows = [edge for panel in shown.panels for edge in panel.edges if edge.cls == "maps"]
+    assert [edge.seen for edge in arrows] == [(True, True), (True, False), (True, True)]
+    ways = {edge.tail[1]: edge.seen for panel in shown.panels for edge in panel.edges if edge.cls == "direct"}
+    assert sorted(ways.values()) == [(False, True), (False, True), (True, False)]
+
+
+def test_beside_the_focus_everything_is_folded():
+    world = worlds.World().task("A").task("B")
+    for who in "AB":
+        world.touch(who, world.mmap(who, worlds.HEAP, 2), 0x1000)
+        world.touch(who, world.mmap(who, worlds.HEAP + 0x100000, 3), 0x2000 + 0x100 * ord(who))
+    said = picture(world.look(), focus=worlds.HEAP + 0x100000).text()
+    assert "A 0x7f3a1c300000" in said and "B 0x7f3a1c300000" in said
+    assert f"{worlds.HEAP:#x}" not in said and "0x1000" not in said and "memory" in said

@@ -46,7 +46,8 @@ def picture(view: View, *, panels: Sequence[str] = USUAL, focus: object = (),
     """Return the picture of a Snapshot, a Diff, Steps or an RmapWalk.
 
     panels: which of PANELS it shows at first; focus: what to show besides what
-    changed: a task or its name, a Vma, an address, a Page, or several of these;
+    changed: a task or its name, a Vma, an address, a Page, or several of these.
+    What has no frame and no anon_vma in common with it is folded then;
     walk: the frame (PFN or Page) whose reverse-map walk is drawn, or walks
     already done, one for all steps or one for each; notes: for who presents
     it, one for each step. Raises UsageError for what is nowhere in the snapshots.
@@ -54,7 +55,7 @@ def picture(view: View, *, panels: Sequence[str] = USUAL, focus: object = (),
     if unknown := [name for name in panels if name not in PANELS]:
         raise UsageError(f"there is no panel {unknown[0]!r}", f"a figure has {', '.join(PANELS)}")
     if isinstance(view, RmapWalk):
-        return Picture(None, (_walk_panel((view,), lambda step, addr: f"{addr:#x}"),), ("walk",), notes, (view,))
+        return Picture(None, (_walk_panel((view,), lambda step, addr: view.name or f"{addr:#x}"),), ("walk",), notes, (view,))
     if not isinstance(view, (Snapshot, Steps)):
         raise UsageError(f"a {type(view).__name__} cannot be drawn", "a picture shows what lab.look() returned",
                          "give a Snapshot, after - before, steps(…), or an RmapWalk")

@@ -103,7 +103,7 @@ class Scene:
         """{mm's key: its VMAs that are shown, in address order}."""
         touched = self._touched()
         first = self._asked_for() | touched
-        wanted = first | (self._near(touched) or self._plain())
+        wanted = first | (self._near(touched or first) or self._plain())
         groups: dict[Key, list[Life]] = {}
         order = {key: i for i, key in enumerate(self.vmas)}
         for key in sorted(wanted, key=lambda k: (k not in first, order[k])):

@@ -6,6 +6,8 @@ Leaves out: VMAs that scene.py folded; they are one line at the end.
 
 from __future__ import annotations
 
+from collections import Counter
+
 from ..identity import Key, Life
 from ..model import Vma
 from .parts import Box, Opens, Row, Seen, ref
@@ -95,7 +97,8 @@ def _others(scene: Scene, mm: Key) -> Row:
 
 
 def _fold(scene: Scene, lives: list[Life], changed: int) -> tuple[str, ...]:
-    names = list(dict.fromkeys(scene.special_name(v) or "memory" for v in lives))
+    kinds = Counter(scene.special_name(v) or "memory" for v in lives)
+    names = [kind if count == 1 else f"{kind} ×{count}" for kind, count in kinds.items()]
     names = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
     note = (f"  {changed} of their entries changed",) if changed else ()
     return (f"… and {len(lives)} other{'' if len(lives) == 1 else 's'}", f"  ({names})", *note)

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 
 from .. import entry as _entry
 from ..identity import Key, Life
@@ -32,12 +33,13 @@ _LEVELS = ("pgd", "pud", "pmd", "pte")
 class Run:
     """Entries side by side that read the same at every step.
 
-    mm: its key; table: physical address of the table page (at the last step
-    that has it); ptes: for each entry, what was seen of it at each step.
+    mm: its key; vmas: the key of the VMA they lie in at each step, None where
+    they are not there; table: physical address of the table page (at the last
+    step that has it); ptes: for each entry, what was seen of it at each step.
     """
 
     mm: Key
-    vma: Key
+    vmas: tuple[Key | None, ...]
     table: int
     ptes: tuple[tuple[Pte | None, ...], ...]
 
@@ -54,17 +56,25 @@ class Run:
         return f"tables-{ref('entry', (self.mm, self.first.addr, self.first.level))}"
 
 
-def runs(scene: Scene, life: Life) -> list[Run]:
-    """Return the runs of entries in one VMA, in address order."""
-    mm = scene.mm_of(life)
-    seen: dict[tuple[int, str], list[Pte | None]] = defaultdict(lambda: [None] * len(scene))
-    for step, vma in enumerate(life.seen):
-        for pte in scene.mm_at(vma.mm, step).entries.between(vma.vm_start, vma.vm_end) if vma else ():
-            seen[pte.addr, pte.level][step] = pte
-    columns = [tuple(seen[at]) for at in sorted(seen)]
+def runs(scene: Scene, mm: Key, lives: list[Life]) -> list[Run]:
+    """Return the runs of entries in some VMAs of one mm, in address order.
+
+    An entry is one part of the figure at every step, whatever VMA it lies in:
+    a VMA that is split or merged takes its entries along.
+    """
+    found: dict[tuple[int, str], list] = defaultdict(lambda: [(None, None)] * len(scene))
+    for life in lives:
+        for step, vma in enumerate(life.seen):
+            for pte in scene.mm_at(vma.mm, step).entries.between(vma.vm_start, vma.vm_end) if vma else ():
+                found[pte.addr, pte.level][step] = (life.key, pte)
+    split = [tuple(zip(*found[at])) for at in sorted(found)]
+    return [Run(mm, vmas, _table_of(run[-1]), tuple(run)) for vmas, group in groupby(split, lambda both: both[0])
+            for run in _tight_or_loose(scene, [column for _, column in group])]
+
+
+def _tight_or_loose(scene: Scene, columns: list[tuple]) -> list[list[tuple]]:
     tight = _fold(scene, columns, follow=True)
-    loose = tight if len(tight) <= MANY_RUNS else _fold(scene, columns, follow=False)
-    return [Run(mm, life.key, _table_of(run[-1]), tuple(run)) for run in loose]
+    return tight if len(tight) <= MANY_RUNS else _fold(scene, columns, follow=False)
 
 
 def _fold(scene: Scene, columns: list[tuple], follow: bool) -> list[list[tuple]]:

@@ -21,7 +21,7 @@ TITLES = {"spaces": "address spaces", "tables": "page tables", "frames": "frames
 
 def translation(scene: Scene) -> Panel:
     """Return the panel of all columns."""
-    runs = [run for lives in scene.focus.values() for life in lives for run in tables.runs(scene, life)]
+    runs = [run for mm, lives in scene.focus.items() for run in tables.runs(scene, mm, lives)]
     shown = tables.most(runs)
     path = tables.path(scene, shown)
     upper, edges = tables.upper(scene, shown, path)
@@ -43,9 +43,9 @@ def title(names: object) -> str:
 
 def _direct(scene: Scene, runs: list[tables.Run]) -> list[Edge]:
     """Edges from a VMA to its entries, for when the tables on the way are hidden."""
-    return [Edge(f"{run.id}-from", "direct", (f"spaces-{ref('mm', run.mm)}", f"spaces-{ref('vma', run.vma)}"),
-                 (tables.table_id(run.mm, run.first.level, run.table), run.id),
-                 tuple(any(column[i] for column in run.ptes) for i in range(len(scene))), "entries") for run in runs]
+    return [Edge(f"{run.id}-from-{ref('vma', vma)}", "direct", (f"spaces-{ref('mm', run.mm)}", f"spaces-{ref('vma', vma)}"),
+                 (tables.table_id(run.mm, run.first.level, run.table), run.id), tuple(v == vma for v in run.vmas),
+                 "entries") for run in runs for vma in dict.fromkeys(filter(None, run.vmas))]
 
 
 def _folds(scene: Scene, runs: list[tables.Run], every: list[tables.Run]) -> Iterator[Box]:
