@@ -222,3 +222,11 @@ def test_axe_finds_nothing_serious(notebook):
 
 def test_nothing_was_complained_of(notebook):
     assert [text for text in notebook[1] if not any(known in text for known in NOT_OURS)] == []
+
+
+def test_the_notebook_alone_scrolls(notebook):
+    """No output has a scrollbar of its own, which would catch the mouse wheel."""
+    tab, *_ = notebook
+    over = tab.evaluate("""[...document.querySelectorAll(".jp-Cell-outputArea, .jp-OutputArea-output")]
+        .map((each) => each.scrollHeight - each.clientHeight)""")
+    assert len(over) >= 4 and set(over) == {0}
