@@ -102,13 +102,13 @@ TESTS = (
     Test(_PVM, hugepages=8, limit=90),
     Test("seal_elf"),
     Test("soft-dirty"),
-    Test("split_huge_page_test"),
-    Test("thuge-gen", hugepages=128, before="echo 268435456 > /proc/sys/kernel/shmmax"),
+    Test("split_huge_page_test", limit=600),
+    Test("thuge-gen", hugepages=128, before="echo 4294967296 > /proc/sys/kernel/shmmax"),
     Test("transhuge-stress -d 10"),
     Test("uffd-stress anon 20 4"),
     Test("uffd-stress shmem 20 4"),
     Test("uffd-stress hugetlb 64 4", hugepages=128),
-    Test("uffd-unit-tests", hugepages=128, limit=400),
+    Test("uffd-unit-tests", hugepages=128, limit=900),
 )
 
 

@@ -53,7 +53,7 @@ def _how_often(seen: Snapshot, variant: Variant) -> Finding:
     if most != variant["times"]:
         return almost(f"a frame is in A {most} times; it should be {variant['times']}")
     if others:
-        return almost(f"it is in A {most} times, and {others} times in others")
+        return almost(f"it is in A {most} times, and somebody else still has it (mapcount {most + others})")
     return correct("the page is in A so often, and whoever it came from is not needed for it")
 
 

@@ -22,7 +22,8 @@ def _whole_and_pieces(seen: Snapshot, variant: Variant) -> Finding:
     """One huge page is mapped by one entry in both processes, the other by small ones in both."""
     whole, pieces = (_PLACE + variant[which] * _HUGE for which in ("whole", "pieces"))
     server, consumer = seen.task("server"), seen.task("consumer")
-    ours = [e for e in consumer.mm.entries if _PLACE <= e.addr < _PLACE + 64 * _HUGE]
+    given = {pfn for e in server.mm.entries.between(_PLACE, _PLACE + 2 * _HUGE) for pfn in range(e.pfn, e.pfn + e.size // 4096)}
+    ours = [e for e in consumer.mm.entries if e.pfn in given]       # wherever it put them
     if not ours:
         return missing("the consumer has none of the server's pages yet")
     kept, split = server.pte(whole), server.pte(pieces)
