@@ -381,7 +381,7 @@ class RmapWalk:
         visits = (f"  {i}. {'hit ' if s.hit else 'miss'} {'/'.join(s.tasks) or 'nobody'}"
                   f"{f' at {s.address:#x}' if s.address is not None else ''}: {s.why}" for i, s in enumerate(self.steps, 1))
         missed = (f"  not found, yet mapped: {name} at {address:#x}" for name, address in self.missed)
-        return "\n".join((f"frame {self.pfn:#x}, from {begin}: {len(self.steps)} visited, {len(self.hits)} hits",
+        return "\n".join((f"frame {self.pfn:#x}, from {begin}: visited {len(self.steps)}, hit {len(self.hits)}",
                           *visits, *missed))
 
     def __repr__(self) -> str:

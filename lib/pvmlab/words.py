@@ -23,10 +23,16 @@ SIGN = {"added": "+", "removed": "–", "changed": "~"}
 
 
 def lines(diff: Diff) -> tuple[Line, ...]:
-    """Return the lines of a diff, in the order in which a figure shows their places.
+    """Return the lines of a diff; last those about what every program has and about the kernel's own lists."""
+    return tuple(sorted(told(diff), key=_aside(diff)))
+
+
+def told(diff: Diff, wanted: Callable[[Change], bool] = lambda change: True) -> tuple[Line, ...]:
+    """Return lines about some of the changes, in the order in which a figure shows their places.
 
     Locks and processes; VMAs, entries, frames; anon_vmas and chains; then the
-    book-keeping: tables and counters.
+    book-keeping: tables and counters. What came or went with a process is
+    spoken of with it.
     """
     say = _Say(diff)
     by_kind = defaultdict(list)
@@ -34,18 +40,24 @@ def lines(diff: Diff) -> tuple[Line, ...]:
     for task in (c for c in diff.changes if c.kind == "task"):
         whole |= say.moved_in_or_out(task)
     for change in diff.changes:
-        if not _belongs(change, whole):
+        if wanted(change) and not _belongs(change, whole):
             by_kind[change.kind].append(change)
-    told = (line for part in (
-        say.locks(by_kind["lock"]), say.tasks(diff, whole), say.vmas(by_kind["vma"]),
+    return tuple(line for part in (
+        say.locks(by_kind["lock"]), say.tasks(filter(wanted, diff.of("task"))), say.vmas(by_kind["vma"]),
         say.entries(by_kind["entry"]), say.pages(by_kind["page"]), say.anon_vmas(by_kind["anon_vma"]),
         say.links(by_kind["link"]), say.tables(by_kind["table"]), say.mms(by_kind["mm"]),
         say.counters(by_kind["counter"])) for line in part)
-    return tuple(sorted(told, key=_aside(diff)))
 
 
 #: Counters that count single events of everybody; the others move in batches, or with the kernel's own needs.
 _EXACT = ("pswp", "pgmajfault", "swpin", "swpout", "thp_", "ksm_", "cow_ksm", "memcg:", "Committed_AS")
+
+
+def is_exact(counter: str) -> bool:
+    """Whether a counter of the machine counts single events."""
+    return counter.startswith(_EXACT)
+
+
 #: What a program has beside the memory that a lesson speaks of.
 _BESIDE = re.compile(r"·bss|·stack|\[stack\]|on an LRU list|^counters of the whole machine")
 
@@ -102,12 +114,12 @@ class _Say:
             return set()
         return {("mm", key), *(("vma", self.who.key("vma", step, v.addr)) for v in mm.vmas)}
 
-    def tasks(self, diff: Diff, whole: set) -> Iterator[Line]:
+    def tasks(self, changes: Iterable[Change]) -> Iterator[Line]:
         told: set[tuple[str, Key]] = set()
-        for task in diff.of("task"):
+        for task in changes:
             mine = self.moved_in_or_out(task) - told
             told |= mine
-            covered = tuple(c for c in diff.changes if c.kind != "task" and _belongs(c, mine))
+            covered = tuple(c for c in self.diff.changes if c.kind != "task" and _belongs(c, mine))
             yield Line(SIGN[task.what], self.task(task, covered), (task, *covered))
 
     def task(self, change: Change, covered: tuple[Change, ...]) -> str:
@@ -287,7 +299,7 @@ class _Say:
                 yield Line(SIGN[c.what], f"mm of {self.mm(c.id)} is {'new' if c.what == 'added' else 'gone'}", (c,))
 
     def counters(self, changes: list[Change]) -> Iterator[Line]:
-        exact = [c for c in changes if c.id[0].startswith(_EXACT)]
+        exact = [c for c in changes if is_exact(c.id[0])]
         for name, some in (("counters", exact), ("counters of the whole machine",
                                                  [c for c in changes if c not in exact])):
             if some:
@@ -412,6 +424,13 @@ def _flag_words(old: Iterable[str], new: Iterable[str]) -> str:
 
 #: Page flags that have words of their own.
 _TOLD = ("anon_exclusive", "lru")
+_LISTED, _UNLISTED = "put on an LRU list", "taken off the LRU lists"
+
+
+def only_listed(change: Change) -> bool:
+    """Whether all that happened to a frame is that it went onto an LRU list or off one."""
+    return (change.what == "changed" and change.field("mapcount") is None
+            and set(_page_words(change)) in ({_LISTED}, {_UNLISTED}))
 
 
 def _page_words(change: Change) -> list[str]:
@@ -420,9 +439,9 @@ def _page_words(change: Change) -> list[str]:
         if field.name == "exclusive":
             words.append("exclusive now" if field.after else "no longer exclusive")
         elif field.name == "flags":
-            words += ["put on an LRU list"] if "lru" in set(field.after) - set(field.before) else []
+            words += [_LISTED] if "lru" in set(field.after) - set(field.before) else []
             before, after = ([f for f in flags if f not in _TOLD] for flags in field[1:])
-            words += ["taken off the LRU lists"] if "lru" in set(field.before) - set(field.after) else []
+            words += [_UNLISTED] if "lru" in set(field.before) - set(field.after) else []
             words += [f"flags {said}"] if (said := _flag_words(before, after)) else []
         elif field.name not in ("mapcount", "refcount"):
             words.append(f"{field.name} {_value(field.before)} → {_value(field.after)}")

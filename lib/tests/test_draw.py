@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from pvmlab.diff import steps
 from pvmlab.draw import PANELS, USUAL, layout, picture, ref, svg
+from pvmlab.draw.concern import parted
 from pvmlab.draw.parts import CHAR
 from pvmlab.draw.strips import bytes_of
 from pvmlab.errors import SetupError, UsageError
@@ -444,7 +445,7 @@ def test_a_walk_alone_says_the_names_of_the_lab():
     before, forked, after, walk = worlds.twice()
     named = replace(walk, name="av·A")
     assert "anon_vma av·A" in picture(named).svg() and hex(walk.start) not in picture(named).svg()
-    assert str(named).startswith("frame 0x1a2b, from anon av·A: 3 visited, 3 hits\n  1. hit  ")
+    assert str(named).startswith("frame 0x1a2b, from anon av·A: visited 3, hit 3\n  1. hit  ")
     assert "av·A" in repr(named) and hex(walk.start) in repr(walk)
 
 
@@ -474,3 +475,48 @@ def test_beside_the_focus_everything_is_folded():
     said = picture(world.look(), focus=worlds.HEAP + 0x100000).text()
     assert "A 0x7f3a1c300000" in said and "B 0x7f3a1c300000" in said
     assert f"{worlds.HEAP:#x}" not in said and "0x1000" not in said and "memory" in said
+
+
+def noisy():
+    """A forks B while C writes to its stack and the machine counts."""
+    world = worlds.World().task("A").task("C")
+    world.touch("A", world.mmap("A", worlds.HEAP, 2))
+    before = world.look("before")
+    world.fork("A", "B")
+    stack = next(a for a in world.areas["C"] if a.name == "[stack]")
+    world.put("C", stack.start, 0x7777)
+    world.frames[0x7777] = (world.stamp(), "", 0)
+    world.counters["pgalloc_normal"] += 9
+    world.counters["pswpin"] = 1
+    return before, world.look("after")
+
+
+def test_with_a_focus_what_concerns_it_comes_first_and_the_rest_stands_under_a_heading():
+    before, after = noisy()
+    diff = after - before
+    shown = picture(diff, focus=worlds.HEAP)
+    mine, (heading, *others) = parted(shown.lines(0, 1))
+    assert str(heading).startswith(f"… and {len(others)} more elsewhere: C, other frames, counters")
+    assert all("C" in str(line) or "0x7777" in str(line) or "machine" in str(line) for line in others)
+    assert any("process B" in str(line) for line in mine) and any("pswpin" in str(line) for line in mine)
+    told = sorted((c.kind, c.id, c.what) for line in (*mine, *others) for c in line.changes)
+    assert told == sorted((c.kind, c.id, c.what) for c in diff.changes)  # nothing lost, nothing twice
+    text = shown.text()
+    assert text.index(str(mine[-1])) < text.index(f"\n{heading}") < text.index(str(others[0]))
+    assert str(heading) in texts(shown.svg()) and str(others[0]) not in texts(shown.svg())
+
+
+def test_without_a_focus_all_changes_stay():
+    before, after = noisy()
+    assert picture(after - before).lines(0, 1) == (after - before).lines
+
+
+def test_frames_of_the_focus_that_only_move_to_an_lru_list_are_elsewhere():
+    before, after = ALL["clone"]
+    page = after.pages[0x1A2B]
+    moved = replace(after, pages={**after.pages, 0x1A2B: page._replace(flags=("uptodate", "swapbacked"), refcount=3)})
+    task = before.task("server")
+    shown = picture(steps(before, moved, after), focus=task.vma(worlds.HEAP))
+    assert [str(line) for line in shown.lines(1, 2)] == ["~ frame 0x1a2b: put on an LRU list (refcount 3 → 2)"]
+    mine, others = parted(shown.lines(0, 2))
+    assert mine and not any("LRU" in str(line) for line in mine)

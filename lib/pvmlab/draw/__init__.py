@@ -19,6 +19,7 @@ from ..diff import Line, Steps, steps
 from ..errors import UsageError
 from ..model import Page, Place, RmapWalk, Snapshot
 from . import layout, svg, text
+from .concern import Concern
 from .counters import counters
 from .forest import forest
 from .parts import Panel, ref
@@ -47,7 +48,8 @@ def picture(view: View, *, panels: Sequence[str] = USUAL, focus: object = (),
 
     panels: which of PANELS it shows at first; focus: what to show besides what
     changed: a task or its name, a Vma, an address, a Page, or several of these.
-    What has no frame and no anon_vma in common with it is folded then;
+    What has no frame and no anon_vma in common with it is folded then, and of
+    the changes those that concern it come first;
     walk: the frame (PFN or Page) whose reverse-map walk is drawn, or walks
     already done, one for all steps or one for each; notes: for who presents
     it, one for each step. Raises UsageError for what is nowhere in the snapshots.
@@ -63,7 +65,8 @@ def picture(view: View, *, panels: Sequence[str] = USUAL, focus: object = (),
     asked = (focus,) if isinstance(focus, (str, int)) or not isinstance(focus, Iterable) \
         or isinstance(focus, tuple) and hasattr(focus, "_fields") else focus
     walks = _walks(row, walk)
-    return Picture(row, tuple(_panels(Scene(row, asked), walks)), tuple(panels), notes, walks)
+    scene = Scene(row, asked)
+    return Picture(row, tuple(_panels(scene, walks)), tuple(panels), notes, walks, Concern(scene) if scene.asked else None)
 
 
 def _panels(scene: Scene, walks: Sequence[RmapWalk | None]) -> Iterator[Panel]:
@@ -103,9 +106,10 @@ class Picture:
     """
 
     def __init__(self, row: Steps | None, panels: tuple[Panel, ...], names: Sequence[str], notes: Sequence[str] = (),
-                 walks: Sequence[RmapWalk | None] = ()) -> None:
+                 walks: Sequence[RmapWalk | None] = (), concern: Concern | None = None) -> None:
         self.steps, self.panels, self.names = row, panels, tuple(names)
-        self.notes, self.walks = tuple(notes), tuple(walks)
+        self.notes, self.walks, self._concern = tuple(notes), tuple(walks), concern
+        self._said: dict[tuple[int, int], tuple[Line, ...]] = {}
         if len(self.notes) > len(self):
             raise UsageError(f"{len(self.notes)} notes for {len(self)} steps", "there is one for each step",
                              "give as many notes as there are snapshots, or fewer")
@@ -138,10 +142,13 @@ class Picture:
         return (None, 0), *((i, i + 1) for i in range(last)), *([(0, last)] if last > 1 else [])
 
     def lines(self, old: int | None, step: int) -> tuple[Line, ...]:
-        """What changed from one step to another, in words."""
+        """What changed from one step to another, in words; with a focus, what does not concern it under a heading."""
         if self.steps is None or old is None or old == step:
             return ()
-        return (self.steps.diffs[step - 1] if step - old == 1 else self.steps.whole).lines
+        if (old, step) not in self._said:
+            diff = self.steps.diffs[step - 1] if step - old == 1 else self.steps.whole
+            self._said[old, step] = self._concern.lines(diff) if self._concern else diff.lines
+        return self._said[old, step]
 
     def _listed(self, old: int | None, step: int) -> tuple[Line, ...]:
         return self.lines(old, step) if "changes" in self.names else ()

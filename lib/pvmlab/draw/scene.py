@@ -121,6 +121,11 @@ class Scene:
                 groups.setdefault(self.mm_of(life), []).append(life)
         return groups
 
+    @cached_property
+    def related(self) -> set[Key]:
+        """The VMAs that were asked for, and those that share a frame or an anon_vma with them."""
+        return self._near(self._asked_for())
+
     def _asked_for(self) -> set[Key]:
         found = set()
         for what in self.asked:

@@ -18,6 +18,7 @@ from html import escape
 
 from ..diff import Line
 from . import translation
+from .concern import ELSEWHERE
 from .layout import BAR, Placed, Point
 from .parts import (CHAR, FONT, LINE, PAD, Box, Edge, Mark, Panel, Row, Span, badge, box_mark, height, mark_of, ref,
                     width)
@@ -183,9 +184,11 @@ def _desc(lines: Sequence[Line], nothing: str) -> str:
 
 
 def folded(lines: Sequence[Line], wide: float) -> list[tuple[Line | None, str]]:
-    """The lines as they are shown: wrapped, at most MOST_LINES of them, (None, text) for the rest."""
+    """The lines as they are shown: wrapped, at most MOST_LINES of them, (None, text) for the rest and for a heading."""
     chars, shown = int(wide / CHAR) - 3, []
     for i, line in enumerate(lines):
+        if line.sign == ELSEWHERE:
+            return [*shown, (None, str(line))]
         wrapped = textwrap.wrap(str(line), chars, subsequent_indent="  ")
         wrapped = wrapped[:2] if len(wrapped) <= 2 else [wrapped[0], wrapped[1][:chars - 2] + " …"]
         if len(shown) + len(wrapped) >= MOST_LINES and i < len(lines) - 1:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..diff import Line
+from .concern import ELSEWHERE, parted
 from .parts import Box, Panel, Row, mark_of
 
 
@@ -14,7 +15,9 @@ def text(panels: Sequence[Panel], step: int, old: int | None, title: str, lines:
     """Return one step as text; with `old`, each part says what changed since that step."""
     parts = [title]
     if lines or nothing:
-        parts += ["", "What changed", *(f"  {line}" for line in lines or (nothing,))]
+        mine, others = parted(tuple(lines))
+        parts += ["", "What changed", *(f"  {line}" for line in mine or (nothing,))]
+        parts += [str(line) if line.sign == ELSEWHERE else f"  {line}" for line in others]
     for panel in (panel for panel in panels if panel.shown(step, old)):
         parts += ["", panel.title, f"  ({panel.caption})"]
         say = _bar if panel.how == "bars" else _box
