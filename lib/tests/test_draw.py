@@ -520,3 +520,14 @@ def test_frames_of_the_focus_that_only_move_to_an_lru_list_are_elsewhere():
     assert [str(line) for line in shown.lines(1, 2)] == ["~ frame 0x1a2b: put on an LRU list (refcount 3 → 2)"]
     mine, others = parted(shown.lines(0, 2))
     assert mine and not any("LRU" in str(line) for line in mine)
+
+
+def test_room_that_is_kept_for_another_step_is_framed():
+    world = worlds.World().task("A")
+    area = world.mmap("A", worlds.HEAP, 8)
+    world.touch("A", area)
+    before = world.look()
+    world.split("A", area, 3)
+    shown = picture(world.look() - before, panels=("spaces",))
+    slots = [[node for node in tree(shown.svg(step)).iter(f"{SVG}rect") if node.get("class") == "slot"] for step in (0, 1)]
+    assert [len(found) for found in slots] == [3, 0]  # both halves and the gap between them

@@ -61,7 +61,8 @@ def rules(colours: Mapping[str, str], within: str = ".pvmlab") -> str:
         ".caption": f"font:{FONT}px 'DejaVu Sans',Verdana,Arial,sans-serif;fill:{c['dim']}",
         ".bold": "font-weight:bold", ".dim": f"fill:{c['dim']}", ".badge": "font-weight:bold",
         ".card": f"fill:{c['card']};stroke:{c['rule']}", ".g": f"fill:{c['card']};stroke:{c['faint']};stroke-width:.7",
-        ".rim": f"fill:none;stroke:{c['rule']}", ".mark": "stroke-width:1.2", ".mark2": "fill:none;stroke-width:.8",
+        ".rim": f"fill:none;stroke:{c['rule']}", ".slot": f"fill:none;stroke:{c['faint']};stroke-dasharray:2 4",
+        ".mark": "stroke-width:1.2", ".mark2": "fill:none;stroke-width:.8",
         ".edge path": f"fill:none;stroke:{c['dim']};stroke-width:1.2", ".edge .tip": f"fill:{c['dim']};stroke:none",
         ".edge circle": f"fill:{c['card']}", ".filled": f"fill:{c['filled']}",
         ".hollow": f"fill:{c['card']};stroke:{c['filled']}",
@@ -280,8 +281,8 @@ def _box(box: Box, at: Point, step: int, old: int | None) -> str:
 
 def _row(row: Row, box: Box, at: Point, step: int, old: int | None) -> str:
     seen = row.seen[step] or (row.seen[old] if old is not None else None)
-    if seen is None:
-        return ""
+    if seen is None:  # room kept for another step, which reads as a hole unless it is framed
+        return _rect("slot", at[0] + 4, at[1] + 4, width(box) - 8, height(row, box) - 8)
     (x, y), mark = at, mark_of(row, box, old, step)
     lines = [(text, _weight(row, box, i)) for i, text in enumerate(seen.lines)]
     if row.inline:
