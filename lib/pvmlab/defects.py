@@ -404,9 +404,9 @@ def d10(lab: Lab) -> Evidence:
              for what, (number, make) in _ANSWERS.items()}
     rounds = _dead_after(lab, server, other)
     found["a killed waiter stays"] = rounds is None
-    words = "a killed waiter was " + (
-        f"still there after the kernel had answered others {_ROUNDS} times, and went when the lock was free"
-        if rounds is None else f"gone after the kernel had answered others {rounds} times")
+    words = "a killed waiter " + (
+        f"still waited when the machine had answered {_ROUNDS} other requests, and went when the lock was free"
+        if rounds is None else f"was gone when the machine had answered {rounds} other requests")
     return _evidence(lab, "D10", found, words, lab.look("after"))
 
 

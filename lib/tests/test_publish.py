@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import nbformat
 import pytest
 from test_view_browser import browser, opened, pytestmark  # noqa: F401
 
@@ -34,6 +35,16 @@ def test_a_page_asks_and_steps_without_a_kernel(opened, book):  # noqa: F811
     assert first.locator("[aria-current=step]").inner_text() == "A alone"
 
 
+def test_no_line_of_code_is_cut(opened, book):  # noqa: F811
+    """It fits, or can be scrolled to."""
+    page, made = book
+    long = nbformat.v4.new_code_cell("x = " + " + ".join(map(str, range(200))))
+    tab = opened(publish._as_page(nbformat.v4.new_notebook(cells=[*made.cells[:2], long]), page))
+    pres = tab.locator(".jp-InputArea-editor pre")
+    assert pres.last.evaluate("e => e.scrollWidth > e.clientWidth && getComputedStyle(e).overflowX === 'auto'")
+    assert tab.locator(".jp-InputArea-editor").last.evaluate("e => e.scrollWidth <= e.clientWidth")
+
+
 def test_links_lead_to_pages(book):
     page, made = book
     source = publish._as_page(made, page)
@@ -59,5 +70,6 @@ def test_a_cell_that_fails_is_named(tmp_path):
     source = (root() / "notebooks" / "template.ipynb").read_text()
     (tmp_path / "broken.ipynb").write_text(source.replace('labs = {kernel', 'raise RuntimeError(\\"on '
                                                                             'purpose\\")\\nlabs = {kernel'))
-    with pytest.raises(PvmlabError, match="on purpose"):
+    with pytest.raises(PvmlabError, match="on purpose(?s:.*)git checkout notebooks") as told:
         publish.run(tmp_path / "broken.ipynb")
+    assert "\x1b" not in str(told.value)

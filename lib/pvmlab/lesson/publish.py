@@ -26,6 +26,9 @@ from .markup import STYLE, inline
 from .verdict import MIME
 
 _SECONDS_A_CELL = 120
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+#: nbconvert cuts what does not fit in a cell.
+_LONG_LINES = ".jp-InputArea-editor .highlight pre { overflow-x: auto }"
 #: nbconvert's page would fetch these: none of our pages needs them.
 _NOT_FETCHED = ("mathjax_url", "require_js_url", "jquery_url", "mermaid_js_url", "mermaid_layout_elk_js_url")
 _HEAD = ('<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
@@ -70,7 +73,9 @@ def run(path: Path) -> nbformat.NotebookNode:
     try:
         client.execute()
     except nbclient.exceptions.CellExecutionError as e:
-        raise PvmlabError(f"{path.name} failed", str(e)[-2000:], "run it in JupyterLab to see where") from e
+        raise PvmlabError(f"{path.name} failed", _COLOURS.sub("", str(e))[-2000:],
+                          "`git diff notebooks` shows what was changed in them, `git checkout notebooks` brings them "
+                          "back as they came") from e
     book.metadata.pop("widgets", None)      # a page has no kernel to hear them
     return book
 
@@ -84,7 +89,7 @@ def _page_name(file: str) -> str:
 def _as_page(book: nbformat.NotebookNode, page: Page) -> str:
     exporter = HTMLExporter(**dict.fromkeys(_NOT_FETCHED, ""))
     source, _ = exporter.from_notebook_node(book, {"metadata": {"name": page.title}})
-    return _linked(source)
+    return _linked(source.replace("</head>", f"<style>{_LONG_LINES}</style></head>", 1))
 
 
 def _linked(html: str) -> str:
