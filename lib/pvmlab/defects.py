@@ -23,14 +23,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from . import calls
+from .diff import COLUMNS
 from .errors import ExpectationFailed, GuestError, UsageError, errno_name
 from .guest import Call, Task
 from .lab import Lab
 from .model import Hang, Snapshot
 
 PAGE = calls.PAGE_SIZE
-#: An output of a notebook is at least so wide; it breaks longer lines in the middle of words.
-COLUMNS = 88
 MADV_SOFT_OFFLINE = 101             # include/uapi/asm-generic/mman-common.h
 MAP_DROPPABLE = 0x08
 RLIMIT_AS = 9                       # include/uapi/asm-generic/resource.h

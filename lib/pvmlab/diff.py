@@ -11,6 +11,7 @@ Entries are compared as raw rows, and only those that differ are decoded.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import NamedTuple
@@ -20,6 +21,8 @@ from .errors import UsageError
 from .identity import Identity, Key, Life
 from .model import AnonVma, Mm, Page, Pte, Snapshot, Task, Vma
 
+#: Printed lines are not longer: an output of a notebook is at least so wide, and breaks others in the middle of words.
+COLUMNS = 88
 KINDS = ("task", "mm", "vma", "anon_vma", "link", "entry", "page", "table", "counter", "lock")
 
 
@@ -182,7 +185,9 @@ class Diff(Steps):
         return bool(self.changes)
 
     def __str__(self) -> str:
-        return "\n".join(map(str, self.lines)) or "nothing changed"
+        return "\n".join(part for line in self.lines for part in textwrap.wrap(
+            str(line), COLUMNS, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)) \
+            or "nothing changed"
 
     def __repr__(self) -> str:
         return f"<Diff: {len(self.changes)} changes in {len(self.lines)} lines>"

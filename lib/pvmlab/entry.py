@@ -29,7 +29,7 @@ PRESENT_BITS = {
     6: ("D", "dirty"),
     7: ("PSE", "huge page (at pmd and pud level)"),
     8: ("G", "global; in an entry that is not present: PROT_NONE"),
-    9: ("SPECIAL", "its struct page, if there is one, is not counted"),
+    9: ("SPECIAL", "handled as if it had no struct page"),
     10: ("UFFD_WP", "userfaultfd write-protect"),
     11: ("SOFT_DIRTY", "written since clear_refs"),
     57: ("DEVMAP", "device memory"),

@@ -216,3 +216,11 @@ def test_a_tree_that_swaps_vmas_says_what_came_what_went_and_how_many_it_holds()
     line = next(line for line in (world.look() - before).lines if "interval tree" in line.text)
     assert str(line) == ("~ av·server: its interval tree now holds server 0x7f3a1c200000–0x7f3a1c203000, server "
                          "0x7f3a1c204000–0x7f3a1c208000 in place of server 0x7f3a1c200000–0x7f3a1c208000 (1 → 2 VMAs)")
+
+
+def test_a_printed_difference_fits_an_output_of_a_notebook():
+    before, after = worlds.fork_tree()
+    wide = replace(after, counters={f"a_counter_of_the_machine_{i}": i for i in range(1, 12)})
+    said = str(wide - before)
+    assert max(map(len, said.splitlines())) <= 88
+    assert " ".join(said.split()) == " ".join(" ".join(map(str, (wide - before).lines)).split())
