@@ -12,6 +12,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import NamedTuple
 
 #: Pixels per character of a monospaced font (0.602 em in the widest common one) and between lines.
@@ -112,6 +113,16 @@ class Box:
     def header(self) -> Row:
         return self.rows[0]
 
+    @cached_property
+    def longest(self) -> int:
+        """Characters of its longest line at any step."""
+        return _chars(self)
+
+    @cached_property
+    def heights(self) -> dict[str, int]:
+        """{row's id: pixels it needs at any step, badge included}."""
+        return {row.id: _height(row, self) for row in self.rows}
+
     def shown(self, step: int | None) -> bool:
         """Whether the box is there at a step."""
         return step is not None and self.header.seen[step] is not None
@@ -207,7 +218,7 @@ def pairs(count: int) -> list[tuple[int, int]]:
 
 def width(box: Box) -> int:
     """Pixels a box needs so that no line of any step is too long."""
-    return int(_chars(box) * CHAR) + 2 * PAD
+    return int(box.longest * CHAR) + 2 * PAD
 
 
 def _chars(box: Box) -> int:
@@ -226,7 +237,7 @@ def even(boxes: Iterable[Box]) -> tuple[Box, ...]:
     boxes = tuple(boxes)
     widest: dict[str, int] = {}
     for box in boxes:
-        widest[box.rank] = max(_chars(box), widest.get(box.rank, 0))
+        widest[box.rank] = max(box.longest, widest.get(box.rank, 0))
     return tuple(replace(box, chars=widest[box.rank]) if box.rank else box for box in boxes)
 
 
@@ -257,6 +268,10 @@ def mark_of(row: Row, box: Box, old: int | None, new: int) -> Mark:
 
 def height(row: Row, box: Box) -> int:
     """Pixels a row needs at any step, badge included."""
+    return box.heights[row.id]
+
+
+def _height(row: Row, box: Box) -> int:
     if row.inline:
         return LINE + PAD // 2
     steps = len(row.seen)
