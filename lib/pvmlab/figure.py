@@ -33,10 +33,12 @@ _NAMES = re.compile(r' (id|data-tail|data-head|data-refs)="([^"]*)"')
 def figure(picture: Picture) -> dict:
     """Return what the script shows.
 
-    panels: name, title, caption, notes, size of each, and the columns that can
-    be hidden; open: those shown at first; parts: ids of all rows, a row is its
+    panels: name, title, caption, folds, notes, size of each, and the columns that
+    can be hidden; open: those shown at first; parts: ids of all rows, a row is its
     number; words, pieces, lists: texts, pieces of SVG and lists of numbers, each
-    once; stops: see _Maker.stop(); inventory, opens, ways: see _Maker.unfolded(); start: the stop to open at, of a film its first, for the last ones are after the call
+    once; stops: see _Maker.stop(); inventory, opens, ways: see _Maker.unfolded();
+    start: the stop to open at, of a film its first, for the last ones are after
+    the call
     """
     rows = [row.id for panel in picture.panels for box in (*panel.boxes, *panel.folds) for row in box.rows]
     numbers = {name: i for i, name in enumerate(rows)}
@@ -80,7 +82,7 @@ class _Maker:
         self.heads = {box.id: numbers[box.header.id] for panel in picture.panels for box in panel.boxes}
 
     def unfolded(self) -> dict:
-        """inventory: what the snapshots hold; opens: by part what is listed of it; ways: by entries the indices to it."""
+        """inventory: what the snapshots hold; opens: by part what is listed of it; ways: by entries the way to them."""
         if self.picture.steps is None:
             return {}
         made = Inventory(self.picture.steps, self.picture.panels, self.numbers, self.words, self.lists)
@@ -93,16 +95,18 @@ class _Maker:
     def stop(self, i: int, old: int | None, new: int) -> dict:
         """One stop: its words, drawings with marks and without, and by part what belongs to it and is known of it.
 
-        Of the text each line, of a part what belongs to it and the words of its details are lists.
+        at, was: the step shown and the one it is compared with; gone: parts shown as of that one. Of the text each
+        line, of a part what belongs to it and the words of its details are lists.
         """
         picture, belong = self.picture, Belonging(self.picture.panels, self.picture.steps, old, new)
         told = _Told(picture, belong, new)
         rows = {name: belong.lit(name) for name in belong.shown}
-        return {"at": new, "was": old, "gone": [self.numbers[name] for name, (_, _, at) in belong.shown.items() if at != new],
-                "label": self._label(old, new), "title": picture.title(old, new), "where": picture.where(new),
-                "nothing": picture.nothing(old, new),
+        gone = [self.numbers[name] for name, (_, _, at) in belong.shown.items() if at != new]
+        text = tuple(map(self.words, picture.told(old, new).split("\n")))
+        return {"at": new, "was": old, "gone": gone, "label": self._label(old, new),
+                "title": picture.title(old, new), "where": picture.where(new), "nothing": picture.nothing(old, new),
                 "lines": [self._line(line, belong) for line in picture.lines(old, new)],
-                "text": self.lists(tuple(map(self.words, picture.told(old, new).split("\n")))), "note": _note(picture, i),
+                "text": self.lists(text), "note": _note(picture, i),
                 "marked": self._drawings(old, new), "plain": self._drawings(None, new),
                 "kin": {self.numbers[name]: self.lists(tuple(self.numbers[other] for other in lit))
                         for name, lit in rows.items()},

@@ -25,7 +25,6 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
 from elftools.elf.elffile import ELFFile
 

@@ -126,7 +126,7 @@ def test_a_line_about_what_is_not_drawn_shows_what_stands_for_it():
     world.share("A", world.areas["A"][-1], "A", 0x7F11A0000000)
     world.fork("A", "B")
     after = world.look()
-    table = next(t for t in after.tasks[0].mm.tables if t.level == "pte" and t.start <= worlds.HEAP < t.start + (1 << 21))
+    table = next(t for t in after.tasks[0].mm.tables if t.level == "pte" and t.start == worlds.HEAP >> 21 << 21)
     after = replace(after, held=("mmap_lock of A: write", f"lock of A's pte table for {table.start:#x}"))
     made = figure(picture(steps(before, after)))
     places = {line["text"]: [made["parts"][n] for n in line["places"]] for line in made["stops"][1]["lines"]}
@@ -234,8 +234,9 @@ def held(row, step):
     """The same, from the snapshot."""
     names, snapshot = row.identity.mm_names, row.snapshots[step]
     mms = [(names[row.identity.key("mm", step, mm.addr)], mm) for mm in snapshot.mms]
+    levels = ("pte", "pmd", "pud")
     return ({(name, v.vm_start, v.pages, v.vm_pgoff, v.prot) for name, mm in mms for v in mm.vmas},
-            {(name, pte.addr, pte.raw, ("pte", "pmd", "pud").index(pte.level)) for name, mm in mms for pte in mm.entries},
+            {(name, pte.addr, pte.raw, levels.index(pte.level)) for name, mm in mms for pte in mm.entries},
             {(page.pfn, page.index, page.mapcount, page.refcount) for page in snapshot.pages.values()})
 
 

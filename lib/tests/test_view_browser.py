@@ -393,7 +393,8 @@ def test_no_line_of_the_list_of_changes_is_cut(opened, name):
     tab = opened(saved(picture(steps(*worlds.all_worlds()[name]))))
     cut = tab.locator(".pv-changes").evaluate("""list => {
         const { bottom } = list.getBoundingClientRect(), lines = [...list.querySelectorAll('.pv-here li')];
-        return lines.map(e => e.getBoundingClientRect()).filter(e => e.top < bottom - 3 && e.bottom > bottom + 3).length;
+        const boxes = lines.map(e => e.getBoundingClientRect());
+        return boxes.filter(e => e.top < bottom - 3 && e.bottom > bottom + 3).length;
     }""")
     assert cut == 0
 

@@ -2,8 +2,9 @@
 """What belongs together in a figure at one step: what lights up when a part is chosen.
 
 Adds: ties between an entry and its VMA, a frame and every entry and VMA that
-maps it (in every process, drawn in full or not), a link of the anon_vma_chain, its VMA and its anon_vma; and parts that show one thing
-twice.
+maps it (in every process, drawn in full or not), a link of the anon_vma_chain,
+its VMA and its anon_vma; parts that show one thing twice; the places of a
+change, drawn or folded.
 Leaves out: how that is said (details.py) and shown (view.js).
 """
 
@@ -164,8 +165,9 @@ class Belonging:
 
     def places(self, line: Line) -> list[str]:
         """The ids of the parts that a line is about; where none is drawn, of those that stand for what is left out."""
-        refs = {ref(*r) for r in line.refs} | {each for c in line.changes if c.kind == "lock" for each in self._lock(c.id[0])}
-        return self._showing(refs) or self._showing({home for kind, key in line.refs for home in self._homes(kind, key)})
+        locks = {each for change in line.changes if change.kind == "lock" for each in self._lock(change.id[0])}
+        homes = (home for kind, key in line.refs for home in self._homes(kind, key))
+        return self._showing(locks | {ref(*r) for r in line.refs}) or self._showing({*homes})
 
     def _showing(self, refs: set[str]) -> list[str]:
         return [name for name, (_, row, _) in self.shown.items() if not refs.isdisjoint(row.refs)]

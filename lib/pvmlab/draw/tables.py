@@ -215,11 +215,6 @@ def ranges(found: list[Run]) -> Iterator[tuple[Key, int, int]]:
     yield from [last] if last else []
 
 
-def column_addr(column: tuple[Pte | None, ...]) -> int:
-    """The address of an entry that was seen at some step."""
-    return next(p for p in column if p).addr
-
-
 def _seen(scene: Scene, run: Run, step: int) -> Seen | None:
     ptes = [column[step] for column in run.ptes if column[step]]
     if not ptes:

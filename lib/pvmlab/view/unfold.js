@@ -3,12 +3,12 @@
 //
 // Adds: a list for whatever a figure's `opens` says; of each item a line, all that is known, what it opens itself,
 // and the rows of the figure to light.
-// Leaves out: showing them (view.js). A list of a million entries is a few runs: items are made when they are asked for.
+// Leaves out: showing them (view.js). A list of a million entries is a few runs: its items are made when asked for.
 
 /** The lists of a figure at a step: {list(spec), one(item)}. */
 function pvmlabUnfold(figure, step) {
   const { inventory, words, lists } = figure, LEVELS = ["pte", "pmd", "pud"];
-  const text = (n) => words[n], hex = (page) => `0x${(BigInt(page) << 12n).toString(16)}`;
+  const text = (n) => words[n], hex = (n) => `0x${n.toString(16)}`, address = (page) => hex(BigInt(page) << 12n);
   const pages = (level) => 512 ** level;
   const plural = (n, what) => `${n.toLocaleString("en")} ${n === 1 ? what : what === "entry" ? "entries" :
     what === "process" ? "processes" : `${what}s`}`;
@@ -97,7 +97,8 @@ function pvmlabUnfold(figure, step) {
 
   /** The list that a part or an item opens. */
   const make = {
-    entries: (ranges) => pieced("entry", ranges.flatMap(([mm, from, to]) => inMm(mm, within(runs(mm), from, to))), entry),
+    entries: (ranges) => pieced("entry", ranges.flatMap(([mm, from, to]) =>
+      inMm(mm, within(runs(mm), from, to))), entry),
     vma: (id) => {
       const { mm, page, size } = vma(id) || { mm: -1, page: 0, size: 0 };
       return pieced("entry", inMm(mm, within(runs(mm), page, page + size)), entry);
@@ -109,7 +110,7 @@ function pvmlabUnfold(figure, step) {
     frames: (ranges) => pieced("frame", ranges.flatMap(([pfn, count]) => [...within(frames, pfn, pfn + count)]), frame),
     mapped: (pfn) => {
       const list = pieced("entry", mappers(pfn), entry);
-      return { ...list, title: `${list.title} that map${list.count === 1 ? "s" : ""} frame 0x${pfn.toString(16)}` };
+      return { ...list, title: `${list.title} that map${list.count === 1 ? "s" : ""} frame ${hex(pfn)}` };
     },
     lines: (steps) => listed(plural(lists[steps[step]].length, "counter"),
       lists[steps[step]].map((n) => ({ kind: "line", line: text(n) }))),
@@ -123,47 +124,48 @@ function pvmlabUnfold(figure, step) {
     return `0x${(BigInt(base) + BigInt(at) * BigInt(unit)).toString(16).padStart(16, "0")}`;
   }
 
+  const index = (page, level) => Math.floor(page / pages(level)) % 512;
   const split = (page, level) => ["pgd", "pud", "pmd", "pte"].slice(0, 4 - level)
-    .map((each, i) => `${each} ${Math.floor(page / 512 ** (3 - i)) % 512}`).join(" · ");
+    .map((each, i) => `${each} ${index(page, 3 - i)}`).join(" · ");
 
   /** Where the entry itself lies. */
   function place({ mm, run, page }) {
     const flat = lists[spaces.get(mm)[2]], span = 512 ** (run.level + 1);
     for (let i = 0; i < flat.length; i += 3)
       if (flat[i] === run.level && flat[i + 1] <= page && page < flat[i + 1] + span)
-        return `, at 0x${(BigInt(flat[i + 2]) * 4096n + BigInt(Math.floor(page / pages(run.level)) % 512 * 8)).toString(16)}`;
+        return `, at ${hex(flat[i + 2] * 4096 + index(page, run.level) * 8)}`;
     return "";
   }
 
-  const range = ({ page, size }) => `${hex(page)}–${hex(page + size)}`;
-  const many = (size) => plural(size, "page");
-  const holds = (item) => item.run.present ? `frame 0x${item.at.toString(16)}` : text(inventory.bits[item.run.bits][2]) +
-    `, offset ${item.at}`;
+  const range = ({ page, size }) => `${address(page)}–${address(page + size)}`;
+  const holds = ({ run, at }) => run.present ? `frame ${hex(at)}` : `${text(inventory.bits[run.bits][2])}, offset ${at}`;
   const bits = (run) => pairs(inventory.bits[run.bits][3]);
 
   const say = {
     entry: (item) => ({
-      line: `${hex(item.page)} ${LEVELS[item.run.level]}[${Math.floor(item.page / pages(item.run.level)) % 512}] ` +
+      line: `${address(item.page)} ${LEVELS[item.run.level]}[${index(item.page, item.run.level)}] ` +
         `${bits(item.run).map(([bit]) => bit).join(" ")} → ${holds(item)}, in ${name(item.mm)}`,
-      facts: [["address", `${hex(item.page)} in ${name(item.mm)}`], ["its indices", split(item.page, item.run.level)],
+      facts: [["address", `${address(item.page)} in ${name(item.mm)}`], ["its indices", split(item.page, item.run.level)],
         ["the entry", raw(item) + place(item)], ...bits(item.run), ["holds", holds(item)]],
       opens: item.run.present ? ["mapped", item.at] : null }),
     frame: (item) => {
       const [short, known] = inventory.facts[item.run.facts], all = make.mapped(item.pfn);
-      return { line: `frame 0x${item.pfn.toString(16)} ${text(short)}`, opens: ["mapped", item.pfn],
-        facts: [["frame", `0x${item.pfn.toString(16)}, at ${hex(item.pfn)}`], ...all.items(0, all.count).map((each) =>
-          ["mapped by", `${name(each.mm)} at ${hex(each.page)}`]), ...pairs(known),
-        ["index", `0x${item.index.toString(16)}: its page offset`]] };
+      return { line: `frame ${hex(item.pfn)} ${text(short)}`, opens: ["mapped", item.pfn],
+        facts: [["frame", `${hex(item.pfn)}, at ${address(item.pfn)}`], ...all.items(0, all.count).map((each) =>
+          ["mapped by", `${name(each.mm)} at ${address(each.page)}`]), ...pairs(known),
+        ["index", `${hex(item.index)}: its page offset`]] };
     },
     vma: (item) => ({
-      line: `${range(item)} ${text(item.prot)} ${many(item.size)}, ${text(item.name) || "anonymous"}, of ${name(item.mm)}`,
-      facts: [["range", `${range(item)}, ${many(item.size)} of ${name(item.mm)}`], ["vm_start", split(item.page, 0)],
-        ["vm_pgoff", `0x${item.pgoff.toString(16)}`], ["->anon_vma", text(item.owner) || "none yet: no page was written"],
+      line: `${range(item)} ${text(item.prot)} ${plural(item.size, "page")}, ${text(item.name) || "anonymous"}, ` +
+        `of ${name(item.mm)}`,
+      facts: [["range", `${range(item)}, ${plural(item.size, "page")} of ${name(item.mm)}`],
+        ["vm_start", split(item.page, 0)], ["vm_pgoff", hex(item.pgoff)],
+        ["->anon_vma", text(item.owner) || "none yet: no page was written"],
         ...(lists[item.chain].length ? [["chain", `newest first: ${lists[item.chain].map(text).join(", ")}`]] : []),
         ["entries", make.vma(item.id).title], ...pairs(item.flags)],
       opens: make.vma(item.id).count ? ["vma", item.id] : null }),
-    mm: (item) => ({ line: `${name(item.mm)}: ${make.mm(item.mm).title}, ` +
-        `${plural(runs(item.mm).reduce((sum, run) => sum + run.count, 0), "entry")}`, facts: [], opens: ["mm", item.mm] }),
+    mm: ({ mm }) => ({ facts: [], opens: ["mm", mm],
+      line: `${name(mm)}: ${make.mm(mm).title}, ${plural(runs(mm).reduce((sum, run) => sum + run.count, 0), "entry")}` }),
     line: (item) => ({ line: item.line, facts: [], opens: null }),
   };
 
@@ -173,13 +175,15 @@ function pvmlabUnfold(figure, step) {
     .flatMap(([n, [, ranges]]) => ranges.map((each) => [Number(n), ...each]));
   const groups = Object.entries(figure.opens).filter(([, [kind]]) => kind === "frames")
     .flatMap(([n, [, ranges]]) => ranges.map((each) => [Number(n), ...each]));
-  const framed = (pfn, count) => groups.filter(([, from, size]) => pfn < from + size && from < pfn + count).map(([n]) => n);
+  const framed = (pfn, count) => groups.filter(([, from, size]) => pfn < from + size && from < pfn + count)
+    .map(([n]) => n);
 
   /** The rows that show entries [from, to) of an mm, the way there, and their VMAs. */
   function rows(mm, from, to) {
     const found = spans.filter(([, of, low, high]) => of === mm && low < to && from < high).map(([n]) => n);
     const over = vmas(mm).filter((each) => each.page < to && from < each.page + each.size);
-    return [...found, ...found.flatMap((n) => figure.ways[n] || []), ...over.flatMap((each) => inventory.vmas[each.id][1])];
+    return [...found, ...found.flatMap((n) => figure.ways[n] || []),
+      ...over.flatMap((each) => inventory.vmas[each.id][1])];
   }
 
   const lit = {

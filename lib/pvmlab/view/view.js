@@ -19,7 +19,8 @@ const PVMLAB_PANELS = { changes: "what changed", scale: "to scale", spaces: "VMA
   frames: "frames", forest: "anon_vma forest", walk: "reverse-map walk", counters: "counters" };
 const PVMLAB_COLUMNS = { spaces: ["spaces"], tables: ["path", "entries"], frames: ["entries", "frames"] };
 const PVMLAB_HINT = "Choose a part (click, or Tab and Enter): what belongs to it lights up. Point at one to read " +
-  "what it says. Keys: ← → Home End step, Enter lists what a part stands for, W walks, F fills the screen, Escape lets go.";
+  "what it says. Keys: ← → Home End step, Enter lists what a part stands for, W walks, F fills the screen, " +
+  "Escape lets go.";
 const PVMLAB_PAGE = 40; // lines of a list that are shown at once
 
 /** Turn `root` into the figure. `at` is the stop to begin with; `told` is called with each stop that is gone to. */
@@ -423,9 +424,10 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
       drawer.dataset.key = key;
       const count = make("span", { class: "pv-count" }, `${list.title}: ${list.count ? first + 1 : 0} to ${to}`);
       const bar = make("div", { class: "pv-bar" }, button("◂ back", "one list back (Escape)", leave), count);
-      if (first > 0) bar.append(button(`◀ ${PVMLAB_PAGE} before`, "the page before (Page Up)", () => turn(first - PVMLAB_PAGE)));
-      if (to < list.count) bar.append(button(`${Math.min(PVMLAB_PAGE, list.count - to)} more ▶`, "the next page (Page Down)",
-        () => turn(to)));
+      if (first > 0) bar.append(button(`◀ ${PVMLAB_PAGE} before`, "the page before (Page Up)",
+        () => turn(first - PVMLAB_PAGE)));
+      if (to < list.count) bar.append(button(`${Math.min(PVMLAB_PAGE, list.count - to)} more ▶`,
+        "the next page (Page Down)", () => turn(to)));
       drawer.replaceChildren(bar, make("ol", { start: first + 1 }, ...list.items(first, to).map((item, i) =>
         make("li", {}, ...line(from.line(item), first + i)))));
     }
@@ -615,7 +617,8 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
   // the window, while the focus is in it, for the keys it knows. All others (save, copy …) stay what they are.
   const keys = {
     ArrowLeft: () => go(at - 1), ArrowRight: () => go(at + 1), Home: () => go(0), End: () => go(Infinity),
-    Escape: () => trail.length ? leave() : choose(null), w: () => stroll(1), W: () => stroll(-1), f: () => full(), n: () => notes(),
+    Escape: () => trail.length ? leave() : choose(null), w: () => stroll(1), W: () => stroll(-1), f: () => full(),
+    n: () => notes(),
   };
   const passed = ["Enter", " ", "ArrowUp", "ArrowDown", "PageUp", "PageDown"]; // the browser's: press, scroll
 
