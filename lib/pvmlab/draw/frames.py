@@ -96,7 +96,8 @@ def _kind(scene: Scene, pages: list[Page], step: int) -> tuple[str, ...]:
     if first.anon_vma is None:
         return (f"{first.kind} page",)
     owner = scene.anon_vma_name(scene.key("anon_vma", step, first.anon_vma))
-    state = "exclusive" if first.exclusive else "not exclusive"
+    # While one entry maps all of a huge page, its first frame has the mark for all.
+    state = "exclusive" if first.exclusive else "not exclusive" if first.pfn == first.head else "without a mark of its own"
     return f"of {owner}, {state}", f"index {first.index:#x}{'…' if len(pages) > 1 else ''}"
 
 
