@@ -111,9 +111,9 @@ def program(name: str) -> bytes:
 
 
 @contextlib.contextmanager
-def machine(kernel: str) -> Iterator[Lab]:
+def machine(kernel: str, cpus: int = 2) -> Iterator[Lab]:
     """A pristine machine with what the mix stirs: swap, KSM and khugepaged at work all the time."""
-    with Lab(kernel=kernel, ram=512 if "-" in kernel else 256, append=_NO_STAMPS) as lab:
+    with Lab(kernel=kernel, cpus=cpus, ram=512 if "-" in kernel else 256, append=_NO_STAMPS) as lab:
         lab.guest.write_file("/proc/sys/kernel/printk", "8")
         lab.swap(64 << 20)
         lab.ksm(True, pages_to_scan=100, sleep_ms=20)
@@ -133,12 +133,12 @@ class Race:
 
 #: The races of race.c, in its order.
 RACES = ("writer", "kill", "exec", "ring", "swapoff", "collapse", "compaction", "move", "pin", "truncate", "poison",
-         "sweep")
+         "busy", "sweep")
 
 
 def race(kernel: str, name: str, seconds: float = 2.0, seed: int = 1) -> Race:
     """Run one race in a pristine machine for so long; a failure is in what comes back, not raised."""
-    with machine(kernel) as lab:
+    with machine(kernel, cpus=4 if name == "busy" else 2) as lab:
         lab.guest.write_file("/tmp/race", program("race"), 0o755)
         lab.guest.write_file(_PLAN, f"race {RACES.index(name)}\nms {int(seconds * 1000)}\nseed {seed}\n")
         try:

@@ -25,6 +25,8 @@ SMALL = HUGE // PAGE
 PAGES = 8
 #: include/uapi/asm-generic/mman-common.h
 MADV_SOFT_OFFLINE = 101
+#: include/uapi/linux/userfaultfd.h
+UFFD_FEATURE_EVENT_UNMAP = 1 << 6
 #: A place in both tasks where nothing is, at the start of a huge page.
 PLACE = 0x10_0000_0000
 
@@ -303,3 +305,23 @@ def failing(lab, nth, consumer, server, buf, old, flags):
     fired = lab.guest.read_file(fail_nth) == b"0\n"
     lab.guest.write_file(fail_nth, "0")
     return error, fired
+
+
+def test_a_move_that_fails_tells_the_callers_userfaultfd_nothing(lab, server, consumer, buf):
+    """The source's mapping would be split, and it has no more to spare. Whoever watches what FIXED would have replaced
+    must not hear that it is gone: the call would not even end before that is read.
+    """
+    uffd, at = calls.constants(), consumer.mmap(pages=3)
+    consumer.stamp(at, 3, first=70)
+    fd = consumer.syscall("userfaultfd", 0)
+    consumer.syscall("ioctl", fd, uffd["UFFDIO_API"], calls.new("struct uffdio_api *", {
+        "api": uffd["UFFD_API"], "features": UFFD_FEATURE_EVENT_UNMAP}))
+    consumer.syscall("ioctl", fd, uffd["UFFDIO_REGISTER"], calls.new("struct uffdio_register *", {
+        "range": {"start": at, "len": 3 * PAGE}, "mode": uffd["UFFDIO_REGISTER_MODE_MISSING"]}))
+    for i in range(20):
+        server.mmap(PLACE + 2 * i * PAGE, pages=1, flags=calls.MAP_PRIVATE | calls.MAP_ANONYMOUS | calls.MAP_FIXED)
+    lab.guest.write_file("/proc/sys/vm/max_map_count", str(len(lab.look().task("server").mm.vmas)))
+    call = consumer.start("process_vm_mmap", server, buf + PAGE, pages=3, dst_addr=at, flags=FIXED | MOVE)
+    with expect(errno.ENOMEM):
+        call.wait(timeout=10)
+    assert numbers(consumer, at, 3) == [70, 71, 72] and numbers(server, buf) == list(range(1, PAGES + 1))

@@ -644,6 +644,68 @@ static void race_poison(void)
 	end(pid);
 }
 
+/* ---- both have threads that map and unmap all the time ---------------------------------------------- */
+
+enum { THREADS = 8, STACK = 4 * PAGE, PATIENCE = 2000 };
+
+static void map_and_unmap(void)
+{
+	for (;; shared->tag++) {
+		long at = sys(__NR_mmap, 0, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+		fill(at, 4, 0);
+		sys(__NR_munmap, at, 4 * PAGE);
+	}
+}
+
+/* clone(2) in a form that needs no C library: the thread finds where to go on top of its stack. */
+static void thread(void (*life)(void))
+{
+	u64 top = sys(__NR_mmap, 0, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) + STACK;
+	long flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM, ret;
+
+	*(u64 *)(top - 16) = (u64)life;
+	__asm__ volatile("xor %%r10d, %%r10d; xor %%r8d, %%r8d; syscall; test %%rax, %%rax; jnz 1f; pop %%rax; call *%%rax; 1:"
+			 : "=a"(ret) : "a"(__NR_clone), "D"(flags), "S"(top - 16), "d"(0)
+			 : "rcx", "r8", "r10", "r11", "memory");
+	if (ret < 0)
+		failed("there is no thread: %d", ret);
+}
+
+static void be_busy(void)
+{
+	map(source_at, PAGES);
+	fill(source_at, PAGES, TAG);
+	for (int i = 0; i < THREADS; i++)
+		thread(map_and_unmap);
+	pause_forever();
+}
+
+/* How long a call waits is told by how often the others got what it waits for: all CPUs are for all. */
+static void race_busy(void)
+{
+	u64 until = now() + ms, most = 0, all = 15;
+	long pid = child(0, be_busy);
+
+	sys(__NR_sched_setaffinity, pid, sizeof(all), &all);
+	sys(__NR_sched_setaffinity, 0, sizeof(all), &all);
+	wait_until(&shared->ready, 1);
+	for (int i = 0; i < THREADS; i++)
+		thread(map_and_unmap);
+	while (time_left(until)) {
+		u64 before = shared->tag, others;
+
+		if (clone_of(pid, source_at, PAGES, clone_at) != (long)clone_at)
+			failed("a clone from one who is busy is refused");
+		others = shared->tag - before;
+		most = others > most ? others : most;
+	}
+	say("busy: others mapped up to %d times during one call\n", most);
+	if (most > PATIENCE)
+		failed("others mapped %d times while a call waited", most);
+	end(pid);
+}
+
 /* ---- every allocation of a call fails once --------------------------------------------------- */
 
 static const char *const counters[] = { "nr_anon_pages", "nr_page_table_pages", "nr_mlock" };
@@ -746,7 +808,7 @@ static const struct { const char *name; void (*run)(void); } races[] = {
 	{ "writer", race_writer }, { "kill", race_kill }, { "exec", race_exec }, { "ring", race_ring },
 	{ "swapoff", race_swapoff }, { "collapse", race_collapse }, { "compaction", race_compaction },
 	{ "move", race_move }, { "pin", race_pin }, { "truncate", race_truncate }, { "poison", race_poison },
-	{ "sweep", sweep },
+	{ "busy", race_busy }, { "sweep", sweep },
 };
 enum { RACES = sizeof(races) / sizeof(*races) };
 
