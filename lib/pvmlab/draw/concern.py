@@ -8,7 +8,7 @@ Leaves out: which VMAs the focus is (scene.py), the sentences (words.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from .. import words
 from ..diff import Change, Diff, Line
@@ -33,16 +33,21 @@ class Concern:
         self._mms = {vma.mm for _, vma in self._seen}
         self._pfns = {pfn for step, vma in self._seen for _, pfn, _ in present(scene.mm_at(vma.mm, step), vma)}
         self._anon_vmas = {link.key[1] for link in scene.links if link.key[0] in self.vmas}
+        self._by_kind: dict[str, Callable[[Change], bool]] = {
+            "task": lambda c: (c.after or c.before).mm.addr in self._mms,
+            "mm": lambda c: c.id[0] in self._mms,
+            "vma": lambda c: c.id in self.vmas,
+            "anon_vma": lambda c: c.id in self._anon_vmas,
+            "link": lambda c: c.id[0] in self.vmas,
+            "entry": lambda c: self._holds(*c.id[:2]),
+            "page": lambda c: c.id[0] in self._pfns and not words.only_listed(c),
+            "table": lambda c: c.id[0][0] in self._mms,
+            "counter": lambda c: words.is_exact(c.id[0]),
+            "lock": lambda c: True}
 
     def __call__(self, change: Change) -> bool:
         """Whether a change concerns the focus. Of the machine's counters those do that count single events."""
-        key = change.id
-        return {"task": lambda: (change.after or change.before).mm.addr in self._mms, "mm": lambda: key[0] in self._mms,
-                "vma": lambda: key in self.vmas, "anon_vma": lambda: key in self._anon_vmas,
-                "link": lambda: key[0] in self.vmas, "entry": lambda: self._holds(key[0], key[1]),
-                "page": lambda: key[0] in self._pfns and not words.only_listed(change),
-                "table": lambda: key[0][0] in self._mms, "counter": lambda: words.is_exact(key[0]),
-                "lock": lambda: True}[change.kind]()
+        return self._by_kind[change.kind](change)
 
     def _holds(self, mm: Key, addr: int) -> bool:
         return any(vma.mm == mm[0] and addr in vma for _, vma in self._seen)
