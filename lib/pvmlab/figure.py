@@ -15,7 +15,6 @@ from collections import defaultdict
 from collections.abc import Iterator
 from functools import cached_property
 
-from .diff import Line
 from .draw import LEGIBLE, PANELS, Picture, ref, svg
 from .draw.belonging import Belonging, parts
 from .draw.details import Details
@@ -105,7 +104,8 @@ class _Maker:
         text = tuple(map(self.words, picture.told(old, new).split("\n")))
         return {"at": new, "was": old, "gone": gone, "label": self._label(old, new),
                 "title": picture.title(old, new), "where": picture.where(new), "nothing": picture.nothing(old, new),
-                "lines": [self._line(line, belong) for line in picture.lines(old, new)],
+                "lines": [{"sign": line.sign, "text": line.text, "places": [self.numbers[name] for name in places]}
+                          for line, places in belong.lines(picture.lines(old, new))],
                 "text": self.lists(text), "note": _note(picture, i),
                 "marked": self._drawings(old, new), "plain": self._drawings(None, new),
                 "kin": {self.numbers[name]: self.lists(tuple(self.numbers[other] for other in lit))
@@ -120,9 +120,6 @@ class _Maker:
             return "the walk"
         labels = self.picture.steps.labels()
         return labels[new] if old is None or new - old == 1 else f"all: {labels[old]} → {labels[new]}"
-
-    def _line(self, line: Line, belong: Belonging) -> dict:
-        return {"sign": line.sign, "text": line.text, "places": [self.numbers[name] for name in belong.places(line)]}
 
     def _drawings(self, old: int | None, new: int) -> dict[str, list[int]]:
         """{panel: numbers of the pieces of its drawing}."""

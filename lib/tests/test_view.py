@@ -138,6 +138,18 @@ def test_a_line_about_what_is_not_drawn_shows_what_stands_for_it():
     assert all(names for names in places.values())
 
 
+def test_the_heading_of_what_went_on_elsewhere_shows_where():
+    world = worlds.World().task("A").task("B")
+    areas = [world.mmap(name, worlds.HEAP, 2) for name in "AB"]
+    before = world.look()
+    for name, area, pfn in zip("AB", areas, (0x3000, 0x4000)):
+        world.touch(name, area, pfn)
+    lines = figure(picture(steps(before, world.look()), focus="A"))["stops"][1]["lines"]
+    at = next(i for i, line in enumerate(lines) if line["sign"] == "…")
+    assert 0 < at < len(lines) - 1 and lines[at]["places"]
+    assert set(lines[at]["places"]) == {n for line in lines[at + 1:] for n in line["places"]}
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_every_part_that_can_be_chosen_says_something(name):
     shown = of(name)

@@ -19,6 +19,7 @@ from .. import entry as _entry
 from ..diff import Line, Steps
 from ..identity import Key
 from ..model import PAGE_SHIFT, Mm
+from .concern import ELSEWHERE
 from .parts import Box, Edge, Panel, Row, ref
 
 
@@ -168,6 +169,13 @@ class Belonging:
         locks = {each for change in line.changes if change.kind == "lock" for each in self._lock(change.id[0])}
         homes = (home for kind, key in line.refs for home in self._homes(kind, key))
         return self._showing(locks | {ref(*r) for r in line.refs}) or self._showing({*homes})
+
+    def lines(self, lines: Sequence[Line]) -> Iterator[tuple[Line, list[str]]]:
+        """Yield each line of a stop with its places; a heading has those of all under it."""
+        found = [self.places(line) for line in lines]
+        for i, line in enumerate(lines):
+            under = {name for places in found[i:] for name in places} if line.sign == ELSEWHERE else found[i]
+            yield line, [name for name in self.shown if name in under]
 
     def _showing(self, refs: set[str]) -> list[str]:
         return [name for name, (_, row, _) in self.shown.items() if not refs.isdisjoint(row.refs)]

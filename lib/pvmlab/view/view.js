@@ -138,7 +138,7 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
     if (chosen && chosen.part === undefined) chosen = null; // lines and walk are others now; a part may still be there
     trail = trail.map((each) => ({ ...each, picked: null }));
     draw();
-    const stop = figure.stops[at], n = stop.lines.length;
+    const stop = figure.stops[at], n = stop.lines.filter((line) => line.sign !== "…").length; // that is a heading
     const count = !figure.listed ? "" : n ? `: ${n} change${n === 1 ? "" : "s"}. ` : `: ${stop.nothing}`;
     live.textContent = `step ${at + 1} of ${figure.stops.length}, ${stop.label}${count}` +
       [...stop.lines.slice(0, 2).map((line) => `${line.sign} ${line.text}`), ...stop.where].join("; ");
