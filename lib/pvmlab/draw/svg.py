@@ -69,7 +69,7 @@ def rules(colours: Mapping[str, str], within: str = ".pvmlab") -> str:
         ".bar .vma .g": f"fill:{c['mm']};stroke:{c['rule']};stroke-width:1",
         ".bar>.head>.g": "stroke:none", ".small": "font-size:10.5px",
         ".gap line": f"stroke:{c['rule']};stroke-dasharray:2 4",
-        ".alarm .g": f"fill:{c['removed-ground']}",
+        ".alarm .g": f"fill:{c['walk']}",      # nothing that came, went or changed
     }
     looks |= {f".{box}>.head>.g": f"fill:{c[role]}" for box, role in HEADS.items()}
     for cls in SIGNS.values():
