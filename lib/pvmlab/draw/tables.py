@@ -286,8 +286,8 @@ def _there(scene: Scene, mm: Key, phys: int) -> tuple[bool, ...]:
 def _table_box(scene: Scene, mm: Key, phys: int, rows: dict[int, tuple]) -> Box:
     level, there = _table(scene, mm, phys).level, _there(scene, mm, phys)
     name = table_id(mm, level, phys)
-    head = Row(f"{name}-head", "head", tuple(Seen((level,)) if t else None for t in there),
-               _table_refs(scene, mm, phys))
+    says = (level, f"of {scene.mm_name(mm)}") if level == "pgd" else (level,)     # where no panel of VMAs says it
+    head = Row(f"{name}-head", "head", tuple(Seen(says) if t else None for t in there), _table_refs(scene, mm, phys))
     return Box(name, "upper", (head, *_index_rows(scene, mm, name, rows)), column="path")
 
 
