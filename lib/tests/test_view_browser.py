@@ -399,6 +399,29 @@ def test_no_line_of_the_list_of_changes_is_cut(opened, name):
     assert cut == 0
 
 
+def test_what_changed_elsewhere_is_folded_and_opens(opened):
+    world = worlds.World().task("A").task("C")
+    world.touch("A", world.mmap("A", worlds.HEAP, 2))
+    before = world.look("before")
+    world.fork("A", "B")
+    world.touch("C", world.mmap("C", worlds.HEAP, 1), 0x7777)
+    focused = picture(world.look("after") - before, focus=before.task("A").vma(worlds.HEAP))
+    tab = opened(saved(focused))
+    lines = tab.locator(".pv-changes .pv-here button")
+    said = [str(line) for line in focused.lines(0, 1)]
+    heading = next(i for i, line in enumerate(said) if line.startswith("…"))
+
+    def seen():
+        return [" ".join(line.inner_text().split()) for line in lines.all() if line.is_visible()]
+    assert seen() == said[:heading + 1]
+    lines.nth(heading).press("Enter")
+    assert seen() == said and lines.nth(heading).get_attribute("aria-expanded") == "true"
+    lines.nth(heading + 1).click()
+    assert lines.nth(heading + 1).get_attribute("aria-pressed") == "true"
+    lines.nth(heading).press("Enter")
+    assert seen() == said[:heading + 1]
+
+
 def test_presenters_notes(shown):
     shown.root.get_by_role("button", name="step 2:").click()
     note = shown.root.locator(".pv-note")

@@ -21,6 +21,7 @@ const PVMLAB_COLUMNS = { spaces: ["spaces"], tables: ["path", "entries"], frames
 const PVMLAB_HINT = "Choose a part (click, or Tab and Enter): what belongs to it lights up. Point at one to read " +
   "what it says. Keys: ← → Home End step, Enter lists what a part stands for, W walks, F fills the screen, " +
   "Escape lets go.";
+const PVMLAB_ELSEWHERE = "…"; // the sign of the line that is the heading of all lines after it
 const PVMLAB_PAGE = 40; // lines of a list that are shown at once
 
 /** Turn `root` into the figure. `at` is the stop to begin with; `told` is called with each stop that is gone to. */
@@ -106,7 +107,19 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
       made.addEventListener("click", () => choose({ line: n }));
       return make("li", {}, made);
     });
+    const heading = stop.lines.findIndex((line) => line.sign === PVMLAB_ELSEWHERE);
+    if (heading >= 0) fold(lines[heading].firstChild, lines.slice(heading + 1));
     return make("ul", { "data-stop": i }, ...(lines.length ? lines : [make("li", { class: "pv-none" }, stop.nothing)]));
+  }
+
+  /** The lines under a heading are hidden until it is pressed. */
+  function fold(heading, lines) {
+    const open = (now) => {
+      heading.setAttribute("aria-expanded", now);
+      for (const line of lines) line.hidden = !now;
+    };
+    heading.addEventListener("click", () => open(heading.getAttribute("aria-expanded") === "false"));
+    open(false);
   }
 
   /** A panel: its title and caption, the drawing, notes below. */
@@ -138,7 +151,7 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
     if (chosen && chosen.part === undefined) chosen = null; // lines and walk are others now; a part may still be there
     trail = trail.map((each) => ({ ...each, picked: null }));
     draw();
-    const stop = figure.stops[at], n = stop.lines.filter((line) => line.sign !== "…").length; // that is a heading
+    const stop = figure.stops[at], n = stop.lines.filter((line) => line.sign !== PVMLAB_ELSEWHERE).length;
     const count = !figure.listed ? "" : n ? `: ${n} change${n === 1 ? "" : "s"}. ` : `: ${stop.nothing}`;
     live.textContent = `step ${at + 1} of ${figure.stops.length}, ${stop.label}${count}` +
       [...stop.lines.slice(0, 2).map((line) => `${line.sign} ${line.text}`), ...stop.where].join("; ");
