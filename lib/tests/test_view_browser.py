@@ -368,6 +368,9 @@ def test_it_fills_the_screen_with_large_type(shown):
     assert float(shown.root.evaluate("e => parseFloat(getComputedStyle(e).fontSize)")) >= 18
     shown.tab.keyboard.press("ArrowLeft")
     assert shown.here == "handed back"
+    shown.root.get_by_text("leave full screen").click()
+    shown.tab.wait_for_function("document.fullscreenElement === null")
+    assert shown.root.get_by_text("full screen", exact=True).is_visible()
 
 
 def test_on_paper_stands_the_plain_figure_or_the_step_that_is_shown(shown):

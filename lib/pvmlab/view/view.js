@@ -64,7 +64,8 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
   if (figure.stops.some((stop) => stop.note)) last.append(button("notes", "presenter's notes here (N)", () => notes()),
     button("notes ⧉", "presenter's notes in a window of their own", () => away()));
   if (many) last.append(button("link", "copy a link to this step", () => link()));
-  if (document.fullscreenEnabled) last.append(button("full screen", "full screen, and back (F)", () => full()));
+  const fill = button("full screen", "full screen, and back (F)", () => full());
+  if (document.fullscreenEnabled) last.append(fill);
   bar.append(last);
   const shows = make("div", { class: "pv-bar pv-shows", role: "toolbar", "aria-label": "panels of the figure" },
     "show ", ...toggles.values());
@@ -675,7 +676,10 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
   const scrolled = { capture: true, passive: true, signal: watch.signal };
   document.addEventListener("scroll", () => root.isConnected && stick(), scrolled);
   window.addEventListener("hashchange", arrive, { signal: watch.signal });
-  document.addEventListener("fullscreenchange", () => root.isConnected && fit(), { signal: watch.signal });
+  document.addEventListener("fullscreenchange", () => {
+    fill.textContent = document.fullscreenElement === root ? "leave full screen" : "full screen";
+    if (root.isConnected) fit();
+  }, { signal: watch.signal });
   sized.observe(root);
   themed.observe(document.body, { attributes: true });
 
