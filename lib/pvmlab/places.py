@@ -183,7 +183,8 @@ class Debug:
     def entries(self, function: Function) -> Iterator[int]:
         """Yield where each copy begins: an inlined one with what was made of the first of its lines.
 
-        DW_AT_entry_pc names the lowest address instead, which may be code that was moved there.
+        DW_AT_entry_pc names the lowest address instead, which may be code that was moved there. A copy that begins
+        with a loop may be held at the loop's condition only, which it need not come to: there, name a line.
         """
         for instance in function.instances:
             rows = (row for row in self._rows(function, instance) if function.line <= row[0] <= function.last)

@@ -64,8 +64,8 @@ def test_a_source_that_is_reaped_before_its_lock_is_taken_is_not_cloned(new_lab,
         buf = server.mmap(pages=PAGES)
         server.stamp(buf, PAGES)
         pid = reaper.syscall("pidfd_open", server.pid, 0)
-        with (lab.stop_at("mmap_write_lock_pair" if kernel == "v2" else "mmap_write_lock_pair_killable",
-                          task=consumer) as locking, lab.stop_at("do_exit", task=server) as dying):
+        with (lab.stop_at("process_vm_mmap: uprobe_start_dup_mmap()", task=consumer) as locking,     # the locks come next
+              lab.stop_at("do_exit", task=server) as dying):
             call = consumer.start("process_vm_mmap", server, buf, pages=PAGES)
             locking.wait()
             server.kill(wait=False)
