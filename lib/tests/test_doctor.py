@@ -8,6 +8,7 @@ one byte changed, an interpreter without our packages.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,10 +20,10 @@ from pvmlab import doctor, image
 
 
 def run(*command, **changed):
-    """Run the doctor with a changed environment; return (status, what it printed)."""
+    """Run the doctor with a changed environment; return (status, what it printed, each finding on one line)."""
     done = subprocess.run(command or (sys.executable, "-m", "pvmlab", "doctor"), env=os.environ | changed,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=240)
-    return done.returncode, done.stdout
+    return done.returncode, re.sub(r"\n {9}(?!→)", " ", done.stdout)
 
 
 def path_of(folder, *names):
