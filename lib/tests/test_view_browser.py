@@ -363,14 +363,14 @@ def test_a_list_follows_the_steps(opened, big):
 
 def test_it_fills_the_screen_with_large_type(shown):
     shown.root.get_by_role("button", name="full screen").click()
-    shown.tab.wait_for_function("document.fullscreenElement !== null")
-    assert shown.root.locator("[data-panel=translation] svg").bounding_box()["width"] > 1000
+    shown.tab.wait_for_function("document.fullscreenElement && document.querySelector("
+                                "'[data-panel=translation] svg').getBoundingClientRect().width > 1000")
     assert float(shown.root.evaluate("e => parseFloat(getComputedStyle(e).fontSize)")) >= 18
     shown.tab.keyboard.press("ArrowLeft")
     assert shown.here == "handed back"
     shown.root.get_by_text("leave full screen").click()
-    shown.tab.wait_for_function("document.fullscreenElement === null")
-    assert shown.root.get_by_text("full screen", exact=True).is_visible()
+    shown.root.get_by_text("full screen", exact=True).wait_for()
+    assert shown.tab.evaluate("document.fullscreenElement === null")
 
 
 def test_on_paper_stands_the_plain_figure_or_the_step_that_is_shown(shown):
