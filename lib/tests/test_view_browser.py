@@ -346,6 +346,8 @@ def test_a_line_of_a_list_lights_what_the_snapshot_says(opened, big):
     lit = {name for name in shown.lit() if not re.search(r"-p[gum]d-[0-9a-f]+-\d+$", name)}
     assert expected == lit and len(lit) > 51
     assert "spaces-more-row" in lit
+    bars = len({mm.addr for mm, _ in row.snapshots[0].mapped(pte.pfn)})
+    assert shown.root.get_by_role("button", name=f"show all 51 processes, {bars - 8} more are lit").is_visible()
     shown.tab.keyboard.press("Enter")
     assert len(shown.listed()) == 51
 

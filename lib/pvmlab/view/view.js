@@ -196,7 +196,7 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
     const svg = drawn.get(key);
     if (sheet.firstChild !== svg) sheet.replaceChildren(svg);
     const height = panel.most && !whole.has(panel.name) ? panel.most : panel.height;
-    if (panel.most) cut(each, svg, height);
+    if (panel.most) cut(svg, height);
     const width = columns(each, svg);
     svg.setAttribute("viewBox", `-1 -1 ${width} ${height}`);
     svg.setAttribute("width", Math.round(width * scale));
@@ -205,13 +205,9 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
   }
 
   /** Leave out the bars below a height: nobody is to come to what cannot be seen. */
-  function cut({ node, panel }, svg, height) {
+  function cut(svg, height) {
     for (const box of svg.querySelectorAll(".box"))
       box.style.display = Number(box.querySelector("rect").getAttribute("y")) < height ? "" : "none";
-    const all = node.querySelector(".pv-head button");
-    all.textContent = whole.has(panel.name) ? "show fewer" : `show all ${panel.count}`;
-    all.setAttribute("aria-label", `${all.textContent} processes`);
-    all.title = all.getAttribute("aria-label");
   }
 
   function drawing(pieces) {
@@ -299,13 +295,20 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
 
   /** Light what belongs to the chosen part, line or visit. */
   function light() {
-    const stop = figure.stops[at];
     for (const old of card.querySelectorAll(".pv-light")) old.remove();
     for (const old of card.querySelectorAll(".pv-lit")) old.classList.remove("pv-lit");
     for (const old of root.querySelectorAll(".row[aria-pressed], .pv-changes [aria-pressed]"))
       old.setAttribute("aria-pressed", "false");
     peek(null);
-    if (!chosen) return speak();
+    lightChosen();
+    edges();
+    offers();
+    speak();
+  }
+
+  function lightChosen() {
+    const stop = figure.stops[at];
+    if (!chosen) return;
     if (chosen.line !== undefined) {
       stop.lines[chosen.line].places.forEach((n) => lamp(part(n)));
       lists[at].querySelectorAll("button")[chosen.line].setAttribute("aria-pressed", "true");
@@ -317,8 +320,21 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
       for (const n of figure.lists[stop.kin[chosen.part]]) lamp(part(n), n === chosen.part);
       part(chosen.part).setAttribute("aria-pressed", "true");
     }
-    edges();
-    speak();
+  }
+
+  /** The buttons of panels that leave bars out: how many there are, and how many of those left out are lit. */
+  function offers() {
+    for (const { node, panel } of panels.values()) {
+      if (!panel.most) continue;
+      const all = node.querySelector(".pv-head button"), out = [...node.querySelectorAll(".box")].filter((box) =>
+        box.style.display === "none" && box.querySelector(".pv-lit")).length;
+      const words = whole.has(panel.name) ? "show fewer" : `show all ${panel.count}`;
+      const lit = out ? `, ${out} more ${out === 1 ? "is" : "are"} lit` : "";
+      all.textContent = words + lit;
+      all.title = `${words} processes${lit}`;
+      all.setAttribute("aria-label", all.title);
+      all.classList.toggle("pv-lit", out > 0);
+    }
   }
 
   /** Say what is chosen. */
