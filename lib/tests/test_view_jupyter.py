@@ -101,22 +101,27 @@ def notebook(request, browser, server):
     tab.goto(f"{address}/lab/tree/figure.ipynb?token={TOKEN}&reset", timeout=90_000)
     tab.wait_for_selector(".jp-Notebook .jp-Cell", timeout=90_000)
     tab.wait_for_selector("text=Idle >> nth=0", state="attached", timeout=60_000)
-    _run_all(tab)
+    _run_all(tab, said)
     tab.evaluate("document.querySelector('.pvmlab-view').scrollIntoView()")
     tab.theme = request.param
     yield tab, said, home
     tab.close()
 
 
-def _run_all(tab) -> None:
+def _run_all(tab, said: list[str]) -> None:
     """Run the cells and wait for both figures.
 
     Where a kernel is slow to start, JupyterLab asks which one is meant, and may run the first cell only: they are run
-    again once nothing runs any more.
+    again once nothing runs any more. On a busy machine it may also lose a widget's comm (it complains "Cannot read
+    properties of null (reading 'kernel')") and wait for it without end: the page is loaded again, as one would.
     """
-    for tick in range(240):
+    for tick in range(360):
         if tab.locator(".pvmlab-view.pv-on").count() == 2:
             return
+        if tick in (120, 240):
+            said.clear()
+            tab.reload()
+            tab.wait_for_selector(".jp-Notebook .jp-Cell", timeout=90_000)
         if (accept := tab.locator(".jp-Dialog .jp-mod-accept")).is_visible():
             accept.click()
         elif tick % 20 == 0 and not tab.locator(".jp-InputPrompt").filter(has_text="[*]").count():
