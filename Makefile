@@ -6,6 +6,8 @@ AS_ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)
 NO_BROWSER = $(if $(DISPLAY)$(WAYLAND_DISPLAY),,--no-browser)
 OFFLINE = --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=None \
 	--LabApp.extension_manager=readonly
+# On a shared machine nobody else reads what is said to a kernel; without it every kernel warns here that they could.
+PRIVATE = --KernelManager.transport_encryption=auto
 # No run of the tests takes this long: one that does hangs.
 LIMIT = timeout --foreground --kill-after=10
 
@@ -17,7 +19,8 @@ lab: ## set everything up, then open the notebooks in JupyterLab (127.0.0.1, wit
 	@$(PYTHON) -m pvmlab warm || { $(PYTHON) -m pvmlab doctor; exit 1; }
 	@echo "[lab] JupyterLab starts. Open the address below, with its token; Ctrl-C twice ends it."
 	@exec $(PYTHON) -m jupyterlab --ServerApp.ip=127.0.0.1 \
-		--LabApp.default_url=/lab/tree/00-start-here.ipynb --log-level=WARN $(AS_ROOT) $(NO_BROWSER) $(OFFLINE) notebooks
+		--LabApp.default_url=/lab/tree/00-start-here.ipynb --log-level=WARN $(AS_ROOT) $(NO_BROWSER) $(OFFLINE) \
+		$(PRIVATE) notebooks
 
 test: ## is the image up to date, the notebooks, the tests
 	@binder/setup lib/tests/apt.txt

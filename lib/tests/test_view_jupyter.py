@@ -65,11 +65,13 @@ def server(tmp_path_factory):
     own = {f"{name}_DIR": str(home / name.lower()) for name in ("JUPYTER_CONFIG", "JUPYTER_DATA", "JUPYTER_RUNTIME")}
     own |= {"IPYTHONDIR": str(home / "ipython"), "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
             "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"), "PYTHONPATH": str(Path(pvmlab.__file__).parents[1])}
-    lab = subprocess.Popen([sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root",
-                            "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", f"--IdentityProvider.token={TOKEN}", "--log-level=ERROR",
-                            "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.news_url=None",
-                            "--LabApp.extension_manager=readonly", str(home)], env=os.environ | own,
-                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    lab = subprocess.Popen([sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--log-level=ERROR",
+                            "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}",
+                            f"--IdentityProvider.token={TOKEN}", "--LabApp.news_url=None",
+                            "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+                            "--LabApp.extension_manager=readonly", "--KernelManager.transport_encryption=auto",
+                            str(home)],
+                           env=os.environ | own, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _answers(f"http://127.0.0.1:{port}/api?token={TOKEN}", lab)
         yield f"http://127.0.0.1:{port}", home

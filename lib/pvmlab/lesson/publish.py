@@ -18,6 +18,7 @@ from pathlib import Path
 import nbclient
 import nbformat
 from nbconvert import HTMLExporter
+from traitlets.config import Config
 
 from ..errors import PvmlabError
 from ..image import manifest, root
@@ -26,6 +27,8 @@ from .markup import STYLE, inline
 from .verdict import MIME
 
 _SECONDS_A_CELL = 120
+#: What the kernel is told and says is encrypted; else it warns that it is not.
+_PRIVATE = Config({"KernelManager": {"transport_encryption": "auto"}})
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 #: nbconvert cuts what does not fit in a cell.
 _LONG_LINES = ".jp-InputArea-editor .highlight pre { overflow-x: auto }"
@@ -68,7 +71,7 @@ def _run_all(say: Callable[[str], None]) -> Iterator[tuple[Page, nbformat.Notebo
 def run(path: Path) -> nbformat.NotebookNode:
     """Return a notebook, run from top to bottom. Raises PvmlabError with the cell that failed."""
     book = nbformat.read(path, as_version=4)
-    client = nbclient.NotebookClient(book, timeout=_SECONDS_A_CELL, kernel_name="python3",
+    client = nbclient.NotebookClient(book, timeout=_SECONDS_A_CELL, kernel_name="python3", config=_PRIVATE,
                                      resources={"metadata": {"path": str(path.parent)}})
     try:
         client.execute()
