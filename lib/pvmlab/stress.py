@@ -331,6 +331,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=None, help="of the first round (default: the clock's)")
     parser.add_argument("--seconds", type=float, default=150.0, help="how long to go on (default: 150)")
     parser.add_argument("--ops", type=int, default=2000, help="operations of a round (default: 2000)")
+    parser.add_argument("--check", type=int, default=250, help="after each operation what it concerns is compared, and "
+                        "after so many everything (default: 250)")
     parser.add_argument("--rounds", type=int, default=None, help="so many rounds, however long they take")
     parser.add_argument("--keep", default="", metavar="1-4,9", help="replay: these operations of the one round only")
     parser.add_argument("--race-seconds", type=float, default=2.0, help="for each race; 0: none (default: 2)")
@@ -341,6 +343,8 @@ def main(args: argparse.Namespace) -> int:
     """Build what is missing, stress, sample, say what was found; return the exit status."""
     if not 1 <= args.ops <= 65536:
         raise UsageError(f"--ops {args.ops}", "a round has 1 to 65536 operations", "--ops 2000")
+    if args.check < 1:
+        raise UsageError(f"--check {args.check}", "everything is compared after so many operations", "--check 250")
     if "-" in args.kernel:
         image.build_on_demand(args.kernel)
     if args.keep:
@@ -378,7 +382,7 @@ def _rounds(args: argparse.Namespace, seed: int) -> int:
     start, first, at_once = time.monotonic(), seed, 1
     done = cloned = moved = 0
     while (seed - first < args.rounds) if args.rounds else (time.monotonic() - start < args.seconds):
-        begun, plan = time.monotonic(), Plan(seed, at_once, args.ops)
+        begun, plan = time.monotonic(), Plan(seed, at_once, args.ops, args.check)
         with machine(args.kernel) as lab:
             outcome = run(lab, plan)
         if outcome.failure:
@@ -424,7 +428,7 @@ def _replay(args: argparse.Namespace) -> int:
     keep = tuple(n for part in args.keep.split(",") for a, _, b in [part.partition("-")]
                  for n in range(int(a), int(b or a) + 1))
     with machine(args.kernel) as lab:
-        outcome = run(lab, Plan(args.seed, ops=args.ops, keep=keep, tell=True))
+        outcome = run(lab, Plan(args.seed, ops=args.ops, check=args.check, keep=keep, tell=True))
         console = lab.machine.console_text()
     print(outcome.told, *complaints(console), sep="\n")
     return 1 if outcome.failure else 0

@@ -38,6 +38,12 @@ def test_the_mix_goes_with_its_model_on_v3():
     assert outcome.ops == 2000 and outcome.cloned > 50 and outcome.refused > 50
 
 
+def test_the_model_holds_for_everything_after_each_operation():
+    with stress.machine("v3") as lab:
+        outcome = stress.run(lab, Plan(seed=1, ops=200, check=1))
+    assert outcome.failure is None and outcome.ops == 200
+
+
 def test_a_sample_is_the_same_from_outside():
     found = stress.sample("v3", seed=5, ops=300)
     assert found.differences == ()

@@ -28,6 +28,7 @@ enum {
 	BEFORE = 64,			/* pages of the arena before the first page-table edge */
 	PAGES = BEFORE + 2 * HUGE + 64,
 	FAILED = 99,
+	AT_ONCE = 64,			/* pages of another process that are read at once */
 };
 
 static const u64 arena = 0x100000000000 - BEFORE * PAGE;
@@ -46,6 +47,8 @@ struct page {
 	u64 tag;			/* ANON, or COPIED: what was written */
 };
 
+struct range { long at, n; };
+
 static struct shared {
 	struct process {
 		volatile uint32_t turn;		/* may go on */
@@ -54,7 +57,7 @@ static struct shared {
 	} processes[PROCESSES];
 	u64 objects[OBJECTS][OBJECT_PAGES];
 	u64 nth, done, failed, leaving, cloned, moved, refused;
-	char message[512];
+	char message[512], seen[AT_ONCE * PAGE];
 	uint8_t keep[MOST_OPS];
 } *shared;
 
@@ -180,41 +183,48 @@ static void compare_own(long at, long n)
 	}
 }
 
-/* Another's pages are read through its mm, by up to a hundred at once. */
-static void compare_some(int who, const long *which, long n)
+/* Another's pages are read through its mm: runs of them, whole, which takes one look at each page. */
+static void compare_runs(int who, const struct range *runs, long count, long n)
 {
-	static u64 seen[300];
-	struct iovec here = { seen, n * 24 }, there[300];
+	struct iovec here = { shared->seen, n * PAGE }, there[AT_ONCE];
+	const char *seen = shared->seen;
 	long got;
 
-	for (long i = 0; i < 3 * n; i++)
-		there[i] = (struct iovec){ (void *)(address(which[i / 3]) + words[i % 3]), 8 };
-	got = sys(__NR_process_vm_readv, shared->processes[who].pid, &here, 1, there, 3 * n, 0);
-	if (got != n * 24)
-		fail("reading %d pages of process %d from %d on gives %d", n, (long)who, which[0], got);
-	for (long i = 0; i < 3 * n; i++)
-		if (seen[i] != tag_of(&pages_of(who)[which[i / 3]]))
-			differs(who, which[i / 3], seen[i]);
+	for (long i = 0; i < count; i++)
+		there[i] = (struct iovec){ (void *)address(runs[i].at), runs[i].n * PAGE };
+	got = sys(__NR_process_vm_readv, shared->processes[who].pid, &here, 1, there, count, 0);
+	if (got != n * PAGE)
+		fail("reading %d pages of process %d from %d on gives %d", n, (long)who, runs[0].at, got);
+	for (; count--; runs++)
+		for (long page = runs->at; page < runs->at + runs->n; page++, seen += PAGE)
+			for (int w = 0; w < 3; w++)
+				if (*(const u64 *)(seen + words[w]) != tag_of(&pages_of(who)[page]))
+					differs(who, page, *(const u64 *)(seen + words[w]));
 }
 
 static void compare(int who, long at, long n)
 {
-	long which[100], count = 0;
+	struct range runs[AT_ONCE];
+	long count = 0, pages = 0;
 
 	if (who == me)
 		return compare_own(at, n);
 	for (long i = at; i < at + n; i++) {
 		const struct page *page = &pages_of(who)[i];
 
-		if (page->kind != HOLE && page->prot & PROT_READ)
-			which[count++] = i;
-		if (count == 100 || (count && i == at + n - 1)) {
-			compare_some(who, which, count);
-			count = 0;
+		if (page->kind == HOLE || !(page->prot & PROT_READ))
+			continue;
+		if (count && runs[count - 1].at + runs[count - 1].n == i)
+			runs[count - 1].n++;
+		else
+			runs[count++] = (struct range){ i, 1 };
+		if (++pages == AT_ONCE) {
+			compare_runs(who, runs, count, pages);
+			count = pages = 0;
 		}
 	}
 	if (count)
-		compare_some(who, which, count);
+		compare_runs(who, runs, count, pages);
 }
 
 /* /proc/PID/<file> of a process, into `text`. */
@@ -304,8 +314,6 @@ static void compare_all(void)
 }
 
 /* ---- choosing ---------------------------------------------------------------------- */
-
-struct range { long at, n; };
 
 static long some_length(void)
 {
@@ -1047,6 +1055,7 @@ static void settle(void)
 	memset(deep, 1, sizeof(deep));
 	__asm__ volatile("" : : "r"(deep) : "memory");
 	memset(text, 1, sizeof(text));
+	memset(shared->seen, 1, sizeof(shared->seen));
 	sys(__NR_sched_setaffinity, 0, sizeof(cpu), &cpu);
 	write_text("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
 	sys(__NR_mkdir, "/sys/fs/cgroup/mix", 0755);
