@@ -250,10 +250,10 @@ def build_kernel(name: str, source: Path, log: Path | None = None, config: tuple
 
 def refused(config: Path, fragments: tuple[Path, ...]) -> None:
     """Fail if Kconfig dropped a line of our fragments (a dependency that is not met). A later fragment wins."""
-    have = set(config.read_text().splitlines())
     says = re.compile(r"^(?:# )?(CONFIG_\w+)(?:=.*| is not set)$", re.M)
-    wanted = {said[1]: said[0] for path in fragments for said in says.finditer(path.read_text())}.values()
-    missing = [line for line in wanted if line not in have]
+    have = {said[1]: said[0] for said in says.finditer(config.read_text())}
+    wanted = {said[1]: said[0] for path in fragments for said in says.finditer(path.read_text())}
+    missing = [line for option, line in wanted.items() if have.get(option, f"# {option} is not set") != line]
     if missing:
         raise Stop(f"Kconfig did not take {', '.join(missing)}", 1)
 

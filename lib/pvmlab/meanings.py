@@ -34,7 +34,8 @@ _PVMMAP_V3 = {
     _e.EPERM: "the caller may not attach to that process with ptrace; or the destination is sealed, or lower than the "
               "caller may map (vm.mmap_min_addr); or a sealed mapping was to be moved",
     _e.ESRCH: "there is no such process, or it has no memory (a zombie), or that is being taken from it",
-    _e.EINTR: "a fatal signal came while the call waited for a lock",
+    _e.EINTR: "a signal came while pages that KSM has merged were un-merged (nothing was mapped); or a fatal one, while "
+              "the call waited for a lock",
     _e.ENOMEM: "a limit was met: RLIMIT_AS or RLIMIT_DATA, overcommit, the number of mappings; or there was no memory. "
                "What was at dst_addr is still there",
     _e.EACCES: "the source is writable and executable, and the caller has forsworn that (PR_SET_MDWE)",
