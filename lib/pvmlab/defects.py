@@ -64,7 +64,7 @@ class Evidence:
 
     def __str__(self) -> str:
         rows = [f"  {'yes' if seen else 'no ':3}  {what}" for what, seen in self.found.items()]
-        return "\n".join(line for row in (f"{self.defect}: {self.words}", *rows)
+        return "\n".join(line for row in (*f"{self.defect}: {self.words}".splitlines(), *rows)
                          for line in textwrap.wrap(row, COLUMNS, subsequent_indent=" " * 7))
 
     __repr__ = __str__

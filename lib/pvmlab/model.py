@@ -463,6 +463,16 @@ class Cpu:
 
     __repr__ = __str__
 
+    def registers_text(self) -> str:
+        """The registers as an oops prints them: three in a row, from rip on."""
+        words = [f"{name.upper():>8}: {self.registers[name]:016x}" for name in _OOPS if name in self.registers]
+        return "\n".join("".join(words[i:i + 3]) for i in range(0, len(words), 3))
+
+
+#: The order of __show_regs(), arch/x86/kernel/process_64.c.
+_OOPS = ("rip", "rsp", "eflags", "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "r8", "r9", "r10", "r11", "r12",
+         "r13", "r14", "r15")
+
 
 @dataclass(frozen=True)
 class Sleeper:
@@ -498,7 +508,8 @@ class Hang:
     seen: Snapshot
 
     def __str__(self) -> str:
-        return f"{self.call} does not end\n{self.stuck}"
+        registers = f"\n{self.stuck.registers_text()}" if isinstance(self.stuck, Cpu) else ""
+        return f"{self.call} does not end\n{self.stuck}{registers}"
 
     __repr__ = __str__
 

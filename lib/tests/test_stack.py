@@ -74,6 +74,7 @@ def test_a_deadlock_is_found_and_shown(new_lab):
         assert hang.stuck.task == "task" and "copy_pte_range" in functions(hang.stuck.stack)
         assert hang.stuck.spins and hang.stuck.waits.startswith("the lock of task's pte table for ")
         assert hang.stuck.waits[9:] in [held.replace("lock of", "of") for held in hang.seen.held]
+        assert f"RIP: {hang.stuck.registers['rip']:016x}" in str(hang) and "R15: " in str(hang)
         with pytest.raises(MachineTimeout) as error:
             call.wait(0.5)
         assert "--- what the CPUs are at ---\nCPU 1: task" in str(error.value)
