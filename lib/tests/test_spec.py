@@ -32,6 +32,8 @@ PAGE = 4096
 ARENA = 0x10_0020_0000 - 8 * PAGE
 ANY = calls.MAP_PRIVATE | calls.MAP_ANONYMOUS
 READ, WRITE, EXEC = calls.PROT_READ, calls.PROT_WRITE, calls.PROT_EXEC
+#: include/uapi/asm-generic/mman-common.h; and how many pages of a program's last world are migrated.
+MADV_SOFT_OFFLINE, MOST_MIGRATED = 101, 4
 #: More live tasks than these make no new kind of anon_vma tree.
 MOST_TASKS = 5
 EXAMPLES = {"default": 60, "long": 500}
@@ -244,7 +246,7 @@ class Pair:
 
     def __init__(self, lab):
         self.lab, self.series = lab, lab.config.kernel
-        self.operations = self.moved = self.refused = 0
+        self.operations = self.moved = self.refused = self.migrated = 0
 
     def start(self, *names):
         """New tasks on both sides, whose mappings begin below the same address."""
@@ -300,6 +302,31 @@ class Pair:
                 kept = self.same.setdefault(("its", its), ours)
                 assert kept == ours, f"{self._program()}\nfor the kernel this is the same frame as before"
 
+    def migrate(self):
+        """Have the kernel migrate some of the pages: its own walks have to unmap what ours find, all of it and no more.
+
+        soft_offline_page(), mm/memory-failure.c: EBUSY where a walk comes by too few entries.
+        """
+        for pfn, task, addr in self._migratable(self.lab.look())[:MOST_MIGRATED]:
+            before = self.lab.look()
+            walk = before.rmap(pfn)
+            assert walk.missed == () and places(walk) == entries(before, pfn), self._program()
+            self.tasks[task].madvise(addr, MADV_SOFT_OFFLINE, pages=1)
+            after = self.lab.look()
+            now = after.task(task).pte(addr).pfn
+            assert now != pfn and entries(after, pfn) == [], self._program()
+            assert places(after.rmap(now)) == places(walk) == entries(after, now), self._program()
+            self.migrated += 1
+
+    def _migratable(self, seen):
+        """(frame, task, address) of each anonymous page that a task can read; the most shared first."""
+        found = {}
+        for task in seen.tasks:
+            for vma in (vma for vma in filter(mapped_here, task.mm.vmas) if "r" in vma.prot):
+                found |= {pte.pfn: (pte.pfn, task.name, pte.addr) for pte in task.mm.entries.between(
+                    vma.vm_start, vma.vm_end) if seen.page(pte.pfn).kind == "anon"}
+        return sorted(found.values(), key=lambda place: (-seen.page(place[0]).mapcount, place))
+
     def _program(self):
         return "\n".join(["after", *map(str, self.done)])
 
@@ -311,8 +338,17 @@ def run(pair, program):
         for step in program:
             for call in filter(None, words.calls(step)):
                 pair.both(call)
+        pair.migrate()
     finally:
         pair.end()
+
+
+def places(walk):
+    return sorted((step.mm, step.address) for step in walk.hits)
+
+
+def entries(seen, pfn):
+    return sorted((mm.addr, addr) for mm, addr in seen.mapped(pfn))
 
 
 @pytest.fixture
@@ -333,7 +369,8 @@ def test_random_programs_leave_kernel_and_specification_alike(pair, capsys):
     check()
     with capsys.disabled():
         print(f"\n[spec] {pair.series}: {pair.operations} operations in {count} random programs, {pair.moved} moves, "
-              f"{pair.refused} refused by a rule, compared after each", flush=True)
+              f"{pair.refused} refused by a rule, compared after each; {pair.migrated} pages migrated by the kernel, "
+              "whose walks unmapped what ours found", flush=True)
 
 
 # --- programs worth a name --------------------------------------------------------------------------------------------
