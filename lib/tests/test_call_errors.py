@@ -168,7 +168,7 @@ def test_every_case_is_arranged():
 
 
 def test_every_errno_that_we_explain_is_seen(kernel, answer):
-    """But for EINTR, which a killed task cannot report, and EBUSY, which needs a rule or a move."""
+    """But for EINTR, which takes a signal (test_call_pages.py), and EBUSY, which needs a rule or a move."""
     explained = meanings._MEANINGS[f"process_vm_mmap/{kernel}"].keys()
     seen = {answer(columns) for columns in ANSWERS.values()} - {MAPPED, HARM}
     assert explained - seen == answer((set(), {EINTR, EBUSY})) and seen <= explained

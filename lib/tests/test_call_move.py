@@ -8,6 +8,7 @@ side, the source's range is unmapped, and a call that fails has moved nothing.
 from __future__ import annotations
 
 import errno
+import signal
 
 import pytest
 
@@ -209,6 +210,50 @@ def test_it_replaces_what_fixed_names(server, consumer, buf):
     consumer.stamp(old, PAGES + 2, first=70)
     consumer.process_vm_mmap(server, buf, pages=PAGES, dst_addr=old + PAGE, flags=MOVE | FIXED)
     assert numbers(consumer, old, PAGES + 2) == [70, *range(1, PAGES + 1), 70 + PAGES + 1]
+
+
+def test_at_no_moment_is_a_page_in_both(new_lab):
+    """One CPU moves while another writes to the page without end.
+
+    Before the flush no entry names the frame any more, but the writer's TLB does: it writes on. After the flush it
+    cannot, so that what the caller gets is what it was when it came, and the writer's next store has nowhere to go.
+    """
+    with new_lab("v3", cpus=3) as lab:
+        server, consumer = lab.tasks("server", "consumer")
+        buf = server.mmap(pages=PAGES)
+        server.stamp(buf, PAGES)
+        consumer.pin(1)
+        writer = server.thread("writer")
+        writer.pin(2)
+        pfn = lab.look().task("server").pte(buf).pfn
+        writing = writer.start("write_loop", buf)
+        lab.run_for(20)
+        with (lab.stop_at("move_pte_range: flush_tlb_range(vma, src_addr, src_end);", task=consumer) as cleared,
+              lab.stop_at("count_moved_pte", task=consumer) as flushed):
+            call = consumer.start("process_vm_mmap", server, buf, pages=PAGES, dst_addr=PLACE, flags=MOVE | NOREPLACE)
+            cleared.wait()
+            assert not mapped_somewhere(lab, pfn) and changes(lab, pfn)
+            cleared.go_on()
+            flushed.wait()
+            assert not mapped_somewhere(lab, pfn) and not changes(lab, pfn)
+            flushed.go_on()
+        assert call.wait() == PLACE
+        with expect(signal.SIGSEGV):
+            writing.wait()
+        assert lab.look().task("consumer").pte(PLACE).pfn == pfn and not changes(lab, pfn)
+        assert numbers(consumer, PLACE)[1:] == list(range(2, PAGES + 1))
+
+
+def mapped_somewhere(lab, pfn):
+    seen = lab.look(inside=True)
+    return pfn in seen.pages and seen.mapped(pfn)
+
+
+def changes(lab, pfn):
+    """Whether somebody writes to a frame."""
+    before = lab.read_frame(pfn, 8)
+    lab.run_for(20)
+    return lab.read_frame(pfn, 8) != before
 
 
 # --- what does not move -----------------------------------------------------------------------------------------------

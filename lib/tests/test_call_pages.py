@@ -4,6 +4,7 @@ and handed back to where they came from. What the call did shows when the kernel
 
 from __future__ import annotations
 
+import errno
 import signal
 
 import pytest
@@ -18,6 +19,8 @@ PAGE, PAGES = 4096, 4
 #: Where nothing is, in any task.
 PLACE, ELSEWHERE = 0x10_0000_0000, 0x20_0000_0000
 SWAP = 16 << 20
+#: include/uapi/asm-generic/mman-common.h
+MADV_SOFT_OFFLINE = 101
 
 
 @pytest.fixture
@@ -178,6 +181,54 @@ def test_the_source_stays_mergeable(lab, server, consumer, buf):
     seen = lab.look()
     assert "MERGEABLE" in seen.task("server").vma(buf).flags
     assert "MERGEABLE" not in seen.task("consumer").vma(dst).flags
+
+
+KPF_SWAPCACHE = 13     # include/uapi/linux/kernel-page-flags.h
+
+
+def hold(task, addr):
+    """Put a page into a pipe: a plain reference, which keeps it in memory when all its entries are gone."""
+    ends = bytearray(8)
+    task.syscall("pipe2", ends, 0)
+    part = calls.new("struct iovec[1]", [{"iov_base": addr, "iov_len": PAGE}])
+    task.syscall("vmsplice", int.from_bytes(ends[4:], "little"), part, 1, 0)
+
+
+@pytest.mark.kernels("v3")
+@pytest.mark.parametrize("flags", [0, calls.PVMMAP_MOVE], ids=["clone", "move"])
+def test_a_merged_page_in_the_swap_cache_is_no_merged_page_in_the_clone(lab, groups, server, consumer, buf, flags):
+    """Its entries are swapped out, but it is there, as somebody holds it: a fault would map it at the new address."""
+    lab.swap(SWAP)
+    merge(lab, server, buf)
+    [pfn] = set(frames(lab.look(), "server", buf))
+    hold(server, buf)
+    assert reclaimed(lab, groups, (server, buf)) == [True]
+    assert int.from_bytes(lab.guest.read_file("/proc/kpageflags", pfn * 8, 8), "little") >> KPF_SWAPCACHE & 1
+    dst = consumer.process_vm_mmap(server, buf, pages=PAGES, dst_addr=ELSEWHERE, flags=NOREPLACE | flags)
+    assert numbers(consumer, dst) == PAGES * [4711]
+    seen = lab.look()
+    assert {seen.page(pfn).kind for pfn in frames(seen, "consumer", dst)} == {"anon"}
+    assert [seen.rmap(pfn).missed for pfn in frames(seen, "consumer", dst)] == PAGES * [()]
+    consumer.madvise(dst, MADV_SOFT_OFFLINE, pages=PAGES)      # migrates each: EBUSY where a walk finds no entry
+    assert numbers(consumer, dst) == PAGES * [4711]
+
+
+@pytest.mark.kernels("v3")
+def test_a_signal_ends_the_un_merging(lab, server, consumer, buf):
+    """EINTR, for a handler without SA_RESTART; nothing is mapped then."""
+    merge(lab, server, buf)
+    consumer.pin(1)
+    before = lab.look()
+    with lab.stop_at("break_ksm", task=consumer) as stop:
+        call = consumer.start("process_vm_mmap", server, buf, pages=PAGES)
+        stop.wait()
+        call.interrupt()
+        stop.go_on()
+        with expect(errno.EINTR):
+            call.wait()
+    after = lab.look()
+    assert len(after.task("consumer").mm.vmas) == len(before.task("consumer").mm.vmas)
+    assert numbers(consumer, consumer.process_vm_mmap(server, buf, pages=PAGES)) == PAGES * [4711]
 
 
 # --- poisoned ---------------------------------------------------------------------------------------------------------
