@@ -47,13 +47,14 @@ class Test:
     """One program of tools/testing/selftests/mm.
 
     command: with its arguments, as run_vmtests.sh has it or shorter; hugepages: of 2 MiB, set aside before;
-    before: shell commands; limit: seconds that it may take.
+    before: shell commands; limit: seconds that it may take; append: to the kernel's command line.
     """
 
     command: str
     hugepages: int = 0
     before: str = ""
     limit: int = LIMIT
+    append: str = ""
 
     @property
     def program(self) -> str:
@@ -89,7 +90,7 @@ TESTS = (
     Test("map_hugetlb", hugepages=128),
     Test("mdwe_test"),
     Test("memfd_secret", before="echo 0 > /proc/sys/kernel/yama/ptrace_scope"),
-    Test("migration"),
+    Test("migration", limit=200, append="numa=fake=2"),
     Test("mkdirty", hugepages=8),
     Test("mlock-random-test"),
     Test("mlock2-tests"),
@@ -132,7 +133,7 @@ class Run:
 
 def run(kernel: str, test: Test, programs: Path) -> Run:
     """Run a test in a pristine machine; a machine that dies or hangs is in what comes back, not raised."""
-    with Lab(kernel=kernel, cpus=3, ram=2048, append=_NO_STAMPS) as lab:
+    with Lab(kernel=kernel, cpus=3, ram=2048, append=f"{_NO_STAMPS} {test.append}".strip()) as lab:
         lab.swap(256 * _MIB)
         for name in ("busybox", test.program):
             lab.guest.write_file(f"/tmp/{name}", _program(programs, name), 0o755)
