@@ -67,9 +67,9 @@ image: ## build the kernels and the guest's programs, and write vm-image/prebuil
 reproduce: ## build the image again and compare it bit for bit
 	@vm-image/build reproduce
 
-patches: ## build and boot the kernel after every single patch
+patches: ## build and boot the kernel after every single patch (ARGS=v3/0016: from this one on)
 	@binder/setup vm-image/apt.txt
-	@$(PYTHON) vm-image/patches
+	@$(PYTHON) vm-image/patches $(ARGS)
 
 clean: ## remove what was built here (saved machines stay in ~/.cache/pvmlab)
 	rm -rf site .venv .pytest_cache .hypothesis lib/.pytest_cache lib/.hypothesis lib/*.egg-info lib/build vm-image/work

@@ -214,6 +214,14 @@ def test_what_was_fine_is_not_done_again(patches, patch):
     assert done[4:] == ["1", "2"]
 
 
+def test_it_can_begin_with_a_later_patch(patches, patch, monkeypatch, capsys):
+    series, done = [patch("mm/mmap.c", f"{i}\n", f"{i + 1}\n") for i in range(3)], []
+    patches.each_patch(series, fine(done), first=1)
+    assert done == ["1", "2"]
+    monkeypatch.setattr(patches.sys, "argv", ["patches", "v3/9999"])
+    assert patches.main() == 2 and "ARGS=" in capsys.readouterr().err
+
+
 def test_an_interrupted_run_goes_on_where_it_stopped(patches, patch):
     series, done = [patch("mm/mmap.c", f"{i}\n", f"{i + 1}\n") for i in range(3)], []
 
