@@ -13,11 +13,13 @@ import argparse
 import contextlib
 import re
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache as _once
 from functools import partial
+from pathlib import Path
 
 from . import image
 from .calls import MAP_PRIVATE, MAP_SHARED, PAGE_SIZE, PVMMAP_FIXED
@@ -102,12 +104,13 @@ def runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
 @_once
 def program(name: str) -> bytes:
     """Return a guest program of vm-image/stress, compiled now. Raises SetupError without a compiler."""
-    out = image.cache() / "stress"
-    done = subprocess.run(["make", "-s", "-C", str(image.root() / "vm-image" / "stress"), f"OUT={out}"],
-                          capture_output=True, text=True)
-    if done.returncode:
-        raise SetupError("the stress programs do not compile", done.stderr[-1000:], "apt-get install build-essential")
-    return (out / name).read_bytes()
+    with tempfile.TemporaryDirectory() as out:          # another checkout's must not be taken for this one's
+        done = subprocess.run(["make", "-s", "-C", str(image.root() / "vm-image" / "stress"), f"OUT={out}"],
+                              capture_output=True, text=True)
+        if done.returncode:
+            raise SetupError("the stress programs do not compile", done.stderr[-1000:],
+                             "apt-get install build-essential")
+        return (Path(out) / name).read_bytes()
 
 
 @contextlib.contextmanager
