@@ -15,8 +15,9 @@ import re
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache as _once
 from functools import partial
 from pathlib import Path
@@ -51,7 +52,7 @@ class Plan:
     keep: tuple[int, ...] | None = None
     tell: bool = False
     stay: bool = False
-    plant: bool = False
+    plant: int = 0
 
     def text(self) -> str:
         """Return the plan as the program reads it."""
@@ -78,7 +79,10 @@ class Failure:
 
 @dataclass(frozen=True)
 class Outcome:
-    """ops, cloned, moved, refused: how many; failure: None where all went well; told: what the program printed."""
+    """ops, cloned, moved, refused: how many; failure: None where all went well; told: what the program printed.
+
+    saw: what the kernel did in that time, by its name in /proc/vmstat: huge pages made and split, pages swapped, …
+    """
 
     ops: int
     cloned: int
@@ -86,6 +90,7 @@ class Outcome:
     refused: int
     failure: Failure | None
     told: str
+    saw: dict[str, int] = field(default_factory=dict)
 
 
 def runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
@@ -207,7 +212,8 @@ def _what_was_told(lab: Lab) -> str:
 def _outcome(told: str, console: str, plan: Plan, ended: str = "") -> Outcome:
     counts = re.search(r"^done (\d+) ops, (\d+) cloned, (\d+) moved, (\d+) refused$", told, re.M)
     ops, cloned, moved, refused = map(int, counts.groups()) if counts else (0, 0, 0, 0)
-    return Outcome(ops, cloned, moved, refused, _failure(told, console, plan, ended), told)
+    saw = {name: int(times) for name, times in re.findall(r"^saw (\w+) (-?\d+)$", told, re.M)}
+    return Outcome(ops, cloned, moved, refused, _failure(told, console, plan, ended), told, saw)
 
 
 def _failure(told: str, console: str, plan: Plan, ended: str) -> Failure | None:
@@ -384,6 +390,7 @@ def _rounds(args: argparse.Namespace, seed: int) -> int:
     """Rounds in one machine after another until the time is over."""
     start, first, at_once = time.monotonic(), seed, 1
     done = cloned = moved = 0
+    saw: Counter[str] = Counter()
     while (seed - first < args.rounds) if args.rounds else (time.monotonic() - start < args.seconds):
         begun, plan = time.monotonic(), Plan(seed, at_once, args.ops, args.check)
         with machine(args.kernel) as lab:
@@ -392,12 +399,14 @@ def _rounds(args: argparse.Namespace, seed: int) -> int:
             return _report(args.kernel, outcome.failure, plan)
         seed, done = seed + at_once, done + outcome.ops
         cloned, moved = cloned + outcome.cloned, moved + outcome.moved
+        saw.update(outcome.saw)
         took = time.monotonic() - begun
         say(f"seeds {first} to {seed - 1}: {done:,} operations, {cloned:,} clones, {moved:,} of them moves; "
             f"{outcome.ops / took:,.0f} a second")
         at_once = max(1, min(50, int(at_once * 15 / took)))
         if args.rounds:
             at_once = min(at_once, max(1, args.rounds - (seed - first)))
+    say("meanwhile " + ", ".join(f"{name} {times:,}" for name, times in saw.items()))
     say(f"{args.kernel}: {done:,} operations, no difference from the model, nothing on the console")
     return 0
 

@@ -35,7 +35,10 @@ def test_the_mix_goes_with_its_model_on_v3():
     with stress.machine("v3") as lab:
         outcome = stress.run(lab, Plan(seed=1, rounds=2, ops=1000))
     assert outcome.failure is None
-    assert outcome.ops == 2000 and outcome.cloned > 50 and outcome.refused > 50
+    assert outcome.ops == 2000 and outcome.cloned > 50 and outcome.moved > 10 and outcome.refused > 50
+    assert outcome.saw.keys() == {"thp_fault_alloc", "thp_zero_page_alloc", "thp_collapse_alloc", "thp_split_pmd",
+                                  "pswpout", "pswpin", "cow_ksm", "pgmigrate_success"}
+    assert all(outcome.saw.values()), outcome.saw
 
 
 def test_the_model_holds_for_everything_after_each_operation():
@@ -52,14 +55,23 @@ def test_a_sample_is_the_same_from_outside():
 
 def test_a_model_that_is_wrong_is_caught_and_told_in_three_operations():
     """The planted mistake: the model's fork() forgets MADV_DONTFORK. It takes a mapping, the advice, a fork."""
-    plan = Plan(seed=5, ops=800, plant=True)
+    plan = Plan(seed=21, ops=100, plant=1)
     with stress.machine("v3") as lab:
         failure = stress.run(lab, plan).failure
     found = stress.shortest("v3", failure, plan, seconds=300)
     with stress.machine("v3") as lab:
-        told = stress.run(lab, Plan(5, ops=found.ops, keep=found.keep, tell=True, plant=True)).told
+        told = stress.run(lab, Plan(21, ops=found.ops, keep=found.keep, tell=True, plant=1)).told
     assert [line for line in told.splitlines() if line.startswith("op ")][-1].endswith("fork() = process 3")
     assert len(found.keep) == 3 and "mmap(" in told and "advice 10)" in told
+
+
+def test_a_change_in_another_process_is_seen_at_once():
+    """The planted mistake: a write shows in another process, on a page that the operation has nothing to do with."""
+    with stress.machine("v3") as lab:
+        outcome = stress.run(lab, Plan(seed=5, check=2000, tell=True, plant=2))
+    [*_, last] = [line for line in outcome.told.splitlines() if line.startswith("op ")]
+    assert last.startswith(f"op {outcome.failure.op}: ") and " write pages " in last
+    assert " of process " in outcome.failure.what and outcome.failure.op < 1000
 
 
 @pytest.mark.parametrize("name", stress.RACES)
