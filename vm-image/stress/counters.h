@@ -7,6 +7,7 @@
  */
 #ifndef PVM_COUNTERS_H
 #define PVM_COUNTERS_H
+#include <linux/falloc.h>
 #include "begin.h"
 
 /* Pages that somebody has. The last is of /proc/meminfo, the others of /proc/vmstat. */
@@ -16,6 +17,12 @@ static const char *const held[] = {
 enum { HELD = sizeof(held) / sizeof(*held), LOOKS = 50 };
 
 static char counters_text[1 << 14];
+
+/* What is printed goes to a file in memory, whose pages are counted, too: they are there before counting begins. */
+static void have_room_to_print(long bytes)
+{
+	sys(__NR_fallocate, 1, FALLOC_FL_KEEP_SIZE, 0, bytes);
+}
 
 /* Each CPU keeps a part of the counters to itself; stat_refresh gathers them. */
 static void count_held(long *now)

@@ -6,14 +6,14 @@
  * The model is in memory that all processes share. One of them has the turn: it does an operation on itself,
  * notes in the model what that has to mean, compares, and gives the turn to whose it is next.
  *
- * What is compared after an operation, at three places in each page:
+ * What is compared after an operation, at three places in each page, and in another process at one of the three:
  * - the pages that it concerns, in the caller and, for a clone, in the source; after a fork all of the child. Left
  *   out are pages that nobody has written to since they were mapped, since a read puts a zero page where a huge
  *   page could come: but a read, a move, mprotect, mlock and every other clone have them compared, too. Left out
  *   every other time is what was paged out, so that there are swap entries to be cloned.
  * - whoever may share a frame with them: the pages of all processes with a content that one of the pages concerned
  *   had before or has now. Not those that hold 0 or one of the few contents that are there for KSM.
- * Every `check` operations, and at the end, everything is compared: each page, the mappings in /proc/PID/maps,
+ * Every `check` operations, and at the end, everything is compared: each page at all places, the mappings in /proc/PID/maps,
  * VmSize and VmLck. Pages that may not be read are left out. At the end of a round all processes exit, and the
  * kernel's counters have to be where they began. At the end of all, what the kernel did meanwhile is told: how many
  * huge pages it made and split, how many pages it swapped, migrated and merged.
@@ -40,7 +40,7 @@ enum {
 	BEFORE = 64,			/* pages of the arena before the first page-table edge */
 	PAGES = BEFORE + 2 * HUGE + 64,
 	FAILED = 99,
-	AT_ONCE = 64,			/* pages of another process that are read at once */
+	AT_ONCE = 128,			/* pages of another process that are read at once */
 	FILTER = 4096,			/* a power of two */
 	COMMON = 0x1111, COMMONS = 4,	/* contents that many pages have, for KSM: multiples of it */
 };
@@ -73,7 +73,7 @@ static struct shared {
 	u64 objects[OBJECTS][OBJECT_PAGES];
 	u64 concerned[FILTER / 64];	/* one bit for each content that pages concerned had or have */
 	u64 nth, done, failed, leaving, cloned, moved, refused;
-	char message[512], seen[AT_ONCE * PAGE];
+	char message[512];
 	uint8_t keep[MOST_OPS];
 } *shared;
 
@@ -180,6 +180,7 @@ static void make_holes(struct page *pages, long at, long n)
 /* ---- comparing ------------------------------------------------------------------- */
 
 static const int words[] = { 0, 2048, PAGE - 8 };
+enum { PLACES = sizeof(words) / sizeof(*words) };
 enum which { ALL, WRITTEN };			/* WRITTEN: not those that nobody wrote to */
 
 static int readable(const struct page *page)
@@ -200,49 +201,41 @@ static void differs(int who, long page, u64 is)
 
 static void compare_own_page(long i)
 {
-	for (int w = 0; w < 3; w++)
+	for (int w = 0; w < PLACES; w++)
 		if (*(volatile u64 *)(address(i) + words[w]) != tag_of(&pages_of(me)[i]))
 			differs(me, i, *(volatile u64 *)(address(i) + words[w]));
 }
 
-/* Pages of one process that wait to be compared: runs of them. */
+/* Pages of another process are read through its mm, many at once. A page is looked up for each of its places: it is
+ * one of them each time, in turn. */
 static struct {
-	struct range runs[AT_ONCE];
-	long count, pages;
+	long pages[AT_ONCE], n;
+	int place;
 } waiting;
 
-/* Another's pages are read through its mm: runs of them, whole, which takes one look at each page. */
 static void compare_waiting(int who)
 {
-	struct iovec here = { shared->seen, waiting.pages * PAGE }, there[AT_ONCE];
-	const struct range *runs = waiting.runs;
-	long got, count = waiting.count, n = waiting.pages;
-	const char *seen = shared->seen;
+	static struct iovec there[AT_ONCE];
+	static u64 seen[AT_ONCE];
+	struct iovec here = { seen, waiting.n * 8 };
+	long got = 0;
 
-	if (!count)
-		return;
-	waiting.count = waiting.pages = 0;
-	for (long i = 0; i < count; i++)
-		there[i] = (struct iovec){ (void *)address(runs[i].at), runs[i].n * PAGE };
-	got = sys(__NR_process_vm_readv, shared->processes[who].pid, &here, 1, there, count, 0);
-	if (got != n * PAGE)
-		fail("reading %d pages of process %d from %d on gives %d", n, (long)who, runs[0].at, got);
-	for (; count--; runs++)
-		for (long page = runs->at; page < runs->at + runs->n; page++, seen += PAGE)
-			for (int w = 0; w < 3; w++)
-				if (*(const u64 *)(seen + words[w]) != tag_of(&pages_of(who)[page]))
-					differs(who, page, *(const u64 *)(seen + words[w]));
+	for (long i = 0; i < waiting.n; i++)
+		there[i] = (struct iovec){ (void *)address(waiting.pages[i]) + words[waiting.place], 8 };
+	if (waiting.n)
+		got = sys(__NR_process_vm_readv, shared->processes[who].pid, &here, 1, there, waiting.n, 0);
+	if (got != waiting.n * 8)
+		fail("reading %d pages of process %d from %d on gives %d", waiting.n, (long)who, waiting.pages[0], got);
+	for (long i = 0; i < waiting.n; i++)
+		if (seen[i] != tag_of(&pages_of(who)[waiting.pages[i]]))
+			differs(who, waiting.pages[i], seen[i]);
+	waiting.n = 0;
 }
 
 static void compare_later(int who, long page)
 {
-	struct range *last = &waiting.runs[waiting.count - 1];
-
-	if (waiting.count && last->at + last->n == page)
-		last->n++;
-	else
-		waiting.runs[waiting.count++] = (struct range){ page, 1 };
-	if (++waiting.pages == AT_ONCE)
+	waiting.pages[waiting.n++] = page;
+	if (waiting.n == AT_ONCE)
 		compare_waiting(who);
 }
 
@@ -260,6 +253,7 @@ static void compare_some(int who, long at, long n, enum which which)
 		if (compared(&pages_of(who)[i], which))
 			compare_page(who, i);
 	compare_waiting(who);
+	waiting.place = (waiting.place + 1) % PLACES;
 }
 
 /* ---- whoever may share a frame with what an operation concerns -------------------------- */
@@ -412,7 +406,8 @@ static void compare_all(void)
 	for (int who = 0; who < PROCESSES; who++) {
 		if (!shared->processes[who].pid)
 			continue;
-		compare_some(who, 0, PAGES, ALL);
+		for (int place = 0; place < (who == me ? 1 : PLACES); place++)
+			compare_some(who, 0, PAGES, ALL);
 		compare_counters(who, compare_maps(who));
 	}
 }
@@ -531,7 +526,8 @@ static void unexpected(const char *call, long ret, long wanted)
 /* The planted mistake that only who compares the sharers sees. */
 static void show_elsewhere(const struct page *written, u64 tag)
 {
-	struct iovec here = { &tag, 8 }, there = { .iov_len = 8 };
+	u64 values[PLACES] = { tag, tag, tag };
+	struct iovec here = { values, sizeof(values) }, there[PLACES];
 
 	for (int who = 0; who < PROCESSES; who++)
 		for (long i = 0; who != me && shared->processes[who].pid && i < PAGES; i++) {
@@ -539,8 +535,9 @@ static void show_elsewhere(const struct page *written, u64 tag)
 
 			if (page->kind != ANON || page->prot != written->prot || tag_of(page) != tag_of(written))
 				continue;
-			there.iov_base = (void *)address(i);
-			sys(__NR_process_vm_writev, shared->processes[who].pid, &here, 1, &there, 1, 0);
+			for (int w = 0; w < PLACES; w++)
+				there[w] = (struct iovec){ (void *)(address(i) + words[w]), 8 };
+			sys(__NR_process_vm_writev, shared->processes[who].pid, &here, 1, there, PLACES, 0);
 			return;
 		}
 }
@@ -549,7 +546,7 @@ static void write_page(long page, u64 tag)
 {
 	if (plan.plant == 2 && !common(tag_of(&pages_of(me)[page])))
 		show_elsewhere(&pages_of(me)[page], tag);
-	for (int w = 0; w < 3; w++)
+	for (int w = 0; w < PLACES; w++)
 		*(volatile u64 *)(address(page) + words[w]) = tag;
 	note_written(&pages_of(me)[page], tag);
 }
@@ -590,7 +587,7 @@ static void op_poke(void)
 	struct iovec here = { values, 24 }, there[3];
 	long ret;
 
-	for (int w = 0; w < 3; w++)
+	for (int w = 0; w < PLACES; w++)
 		there[w] = (struct iovec){ (void *)(address(r.at) + words[w]), 8 };
 	if (page->kind == HOLE || !(page->prot & PROT_WRITE))
 		return;
@@ -1230,10 +1227,10 @@ static void settle(void)
 	memset(deep, 1, sizeof(deep));
 	__asm__ volatile("" : : "r"(deep) : "memory");
 	memset(text, 1, sizeof(text));
-	memset(shared->seen, 1, sizeof(shared->seen));
 	sys(__NR_sched_setaffinity, 0, sizeof(cpu), &cpu);
 	write_text("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
 	sys(__NR_mkdir, "/sys/fs/cgroup/mix", 0755);
+	have_room_to_print(plan.tell ? 8 << 20 : 1 << 16);
 	sys(__NR_mlockall, MCL_CURRENT);
 	read_text("/proc/self/status", text, sizeof(text));
 	base_size = number_after(text, "VmSize");
@@ -1252,8 +1249,8 @@ void begin(long *stack)
 
 	(void)stack;
 	shared = (void *)sys(__NR_mmap, 0, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	settle();
 	read_plan();
+	settle();
 	for (int i = 0; i < EVENTS; i++)
 		before[i] = happened(events[i]);
 	for (long last = plan.seed + plan.rounds; plan.seed < last && !shared->failed; plan.seed++)
