@@ -131,17 +131,22 @@ def machine(kernel: str, cpus: int = 2) -> Iterator[Lab]:
 
 @dataclass(frozen=True)
 class Race:
-    """How one race of vm-image/stress/race.c ended. clones, refused: how many; failure: in words, or ""."""
+    """How one race of vm-image/stress/race.c ended. clones, refused: how many; failure: in words, or "".
+
+    saw: how often what the race is about happened, by its name in /proc/vmstat.
+    """
 
     name: str
     clones: int
     refused: int
     failure: str
+    saw: dict[str, int] = field(default_factory=dict)
 
 
 #: The races of race.c, in its order.
-RACES = ("writer", "kill", "exec", "ring", "swapoff", "collapse", "compaction", "move", "pin", "truncate", "poison",
-         "busy", "sweep")
+RACES = ("writer", "kill", "exec", "ring", "swapoff", "collapse", "compaction", "move", "give", "pin", "truncate",
+         "poison", "busy", "sweep", "sweep-swapped", "sweep-file", "sweep-whole", "sweep-pieces", "sweep-move",
+         "sweep-move-swapped", "sweep-move-whole", "sweep-move-pieces")
 
 
 def race(kernel: str, name: str, seconds: float = 2.0, seed: int = 1) -> Race:
@@ -157,7 +162,7 @@ def race(kernel: str, name: str, seconds: float = 2.0, seed: int = 1) -> Race:
     counts = re.search(rf"^{name}: (\d+) clones, (\d+) refused, status 0x0$", told, re.M)
     said = re.search(r"^FAIL (.*)$", told, re.M)
     failure = bad[0] if bad else said[1] if said else ended if ended else "" if counts else told.strip()[-200:]
-    return Race(name, *(map(int, counts.groups()) if counts else (0, 0)), failure)
+    return Race(name, *(map(int, counts.groups()) if counts else (0, 0)), failure, _saw(told))
 
 
 def over_itself(kernel: str, pages: int = 4, elsewhere: int = 1 << 14) -> Race:
@@ -212,8 +217,11 @@ def _what_was_told(lab: Lab) -> str:
 def _outcome(told: str, console: str, plan: Plan, ended: str = "") -> Outcome:
     counts = re.search(r"^done (\d+) ops, (\d+) cloned, (\d+) moved, (\d+) refused$", told, re.M)
     ops, cloned, moved, refused = map(int, counts.groups()) if counts else (0, 0, 0, 0)
-    saw = {name: int(times) for name, times in re.findall(r"^saw (\w+) (-?\d+)$", told, re.M)}
-    return Outcome(ops, cloned, moved, refused, _failure(told, console, plan, ended), told, saw)
+    return Outcome(ops, cloned, moved, refused, _failure(told, console, plan, ended), told, _saw(told))
+
+
+def _saw(told: str) -> dict[str, int]:
+    return {name: int(times) for name, times in re.findall(r"^saw (\w+) (-?\d+)$", told, re.M)}
 
 
 def _failure(told: str, console: str, plan: Plan, ended: str) -> Failure | None:

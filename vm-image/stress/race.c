@@ -3,27 +3,44 @@
  * process_vm_mmap() while something else happens to the same pages, on the other CPU.
  *
  * Each race is a source process, a caller that clones from it for some time, and perhaps a third that disturbs
- * them. The caller knows what a clone has to contain, whatever comes in between. The sweep is no race: it makes
- * each allocation of a call fail in turn, until the call comes through.
+ * them. The caller knows what a clone has to contain, whatever comes in between. A race takes its time, and then
+ * goes on until it did enough calls and until what it is about has happened: the kernel counts that. One that
+ * does not get there in a minute more has failed, as has one that leaves the kernel's counters of what is held
+ * other than they were. The sweeps are no races: they make each allocation of a call fail in turn, until the call
+ * comes through.
  *
  * The plan, at /tmp/plan:
  *	race N			which: the table at the end; none: all, one after the other
- *	ms N			how long each takes
+ *	ms N			how long each takes, if that is enough
  * Left out: a single course of events against a model of everything (mix.c).
  */
 #include <linux/wait.h>
 #include "begin.h"
+#include "counters.h"
 
-enum { PAGES = 64, MANY = 1024 };
+enum { PAGES = 64, MANY = 1024, LEAST = 20, LONGER = 60000 };
+#define SWAP "/dev/zram0"
 
 static const u64 source_at = 0x100000000000, clone_at = 0x200000000000 + 37 * PAGE;
+static const u64 aligned_at = 0x300000000000;	/* where huge pages of the source can be huge, too */
 
 static struct shared {
-	volatile uint32_t ready, stop, turn;
+	volatile uint32_t ready, turn, swapping;
 	volatile u64 clones, refused, tag, place;
+	volatile u64 written[MANY];
 } *shared;
 static char text[1 << 14];
 static long ms;
+static u64 begun;
+
+/* A race, and what has to happen in it: counters of /proc/vmstat, or "refused". */
+static const struct race {
+	const char *name;
+	void (*run)(void);
+	u64 least;
+	const char *about[4];
+} *race;
+static long before[4];
 
 /* ---- what all races need --------------------------------------------------------- */
 
@@ -35,8 +52,7 @@ static void failed(const char *how, ...)
 	va_start(args, how);
 	format(line, how, args);
 	say("FAIL %s\n", line);
-	shared->stop = 1;
-	sys(__NR_exit_group, 1);
+	sys(__NR_kill, 0, SIGKILL);	/* all of this race */
 	__builtin_unreachable();
 }
 
@@ -151,9 +167,35 @@ static void end(long pid)
 	sys(__NR_wait4, pid, 0, 0, 0);
 }
 
-static int time_left(u64 until)
+static long so_far(const char *about)
 {
-	return now() < until && !shared->stop;
+	return text_same(about, "refused") ? (long)shared->refused : happened(about);
+}
+
+/* What a race is about and did not see yet; NULL: nothing is missing. */
+static const char *missing(void)
+{
+	for (int i = 0; i < 4 && race->about[i]; i++)
+		if (so_far(race->about[i]) <= before[i])
+			return race->about[i];
+	return NULL;
+}
+
+static int goes_on(void)
+{
+	u64 took = now() - begun;
+
+	return took < (u64)ms || (took < (u64)ms + LONGER && (shared->clones < race->least || missing()));
+}
+
+static void swap_off_and_on(void)
+{
+	long ret = sys(__NR_swapoff, SWAP);
+
+	if (!ret)
+		ret = sys(__NR_swapon, SWAP, 0);
+	if (ret)
+		failed("turning swap off and on gives %d", ret);
 }
 
 /* ---- a writer in the source: what was cloned never changes (D1) --------------------- */
@@ -170,10 +212,10 @@ static void write_on(void)
 static void race_writer(void)
 {
 	long pid = child(0, write_on);
-	u64 seen[PAGES], until = now() + ms;
+	u64 seen[PAGES];
 
 	wait_until(&shared->ready, 1);
-	while (time_left(until)) {
+	while (goes_on()) {
 		if (clone_of(pid, source_at, PAGES, clone_at) != (long)clone_at)
 			failed("a clone is refused while the source writes");
 		for (long i = 0; i < PAGES; i++)
@@ -211,9 +253,7 @@ static void kill_and_reap(void)
 /* Every other time it is moved, not cloned: then it is here or there, but whole. */
 static void race_kill(void)
 {
-	u64 until = now() + ms;
-
-	while (time_left(until)) {
+	while (goes_on()) {
 		long killer, ret, move = below(2) ? PVMMAP_MOVE : 0;
 
 		shared->ready = 0;
@@ -267,9 +307,8 @@ static void check_exec(void)
 static void race_exec(void)
 {
 	long pid = child(0, exec_on);
-	u64 until = now() + ms;
 
-	while (time_left(until)) {
+	while (goes_on()) {
 		long ret = clone_of(pid, source_at, PAGES, clone_at);
 
 		if (ret == (long)clone_at)
@@ -304,10 +343,9 @@ static void ring_2(void) { clone_in_a_ring(2); }
 static void race_ring(void)
 {
 	static void (*const lives[])(void) = { ring_0, ring_1, ring_2 };
-	u64 until = now() + ms;
 
 	ring = (void *)sys(__NR_mmap, 0, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	while (time_left(until)) {
+	while (goes_on()) {
 		int status;
 
 		shared->ready = 0;
@@ -335,14 +373,75 @@ static void race_ring(void)
 
 /* ---- what moves pages about: swapoff, khugepaged, compaction ------------------------------- */
 
-static void swap_on_and_off(void)
+/* Two halves, so that the second merges with the first while its pages are on the move. */
+static void clone_halves(long pid)
 {
+	for (int half = 0; half < 2; half++) {
+		u64 part = half * MANY / 2 * PAGE;
+		long ret = clone_of(pid, source_at + part, MANY / 2, clone_at + part);
+
+		if (ret != (long)(clone_at + part))
+			failed("a clone of pages on the move is refused with %d", ret);
+	}
+	check_filled(clone_at, MANY, TAG);
+}
+
+/* Pages that a clone has, too, stay in memory: each round all are the source's own again. */
+static void push_out(void)
+{
+	map(source_at, MANY);
 	for (;;) {
-		sys(__NR_swapoff, "/dev/zram0");
-		sys(__NR_swapon, "/dev/zram0", 0);
+		fill(source_at, MANY, TAG);
+		sys(__NR_madvise, source_at, MANY * PAGE, MADV_PAGEOUT);
+		set_and_wake(&shared->turn, 1);
+		wait_until(&shared->turn, 0);
 	}
 }
 
+static void swap_when_told(void)
+{
+	for (;;) {
+		wait_until(&shared->swapping, 1);
+		swap_off_and_on();
+		set_and_wake(&shared->swapping, 0);
+	}
+}
+
+/* Entries are cloned, and read, while swapoff replaces them one by one. */
+static void race_swapoff(void)
+{
+	long pid = child(0, push_out), third = child(0, swap_when_told);
+
+	while (goes_on()) {
+		wait_until(&shared->turn, 1);
+		set_and_wake(&shared->swapping, 1);
+		spin(1000000);
+		clone_halves(pid);
+		wait_until(&shared->swapping, 0);
+		sys(__NR_munmap, clone_at, MANY * PAGE);
+		set_and_wake(&shared->turn, 0);
+	}
+	end(pid);
+	end(third);
+}
+
+static void disturbed(void (*source)(void), void (*other)(void))
+{
+	long pid = child(0, source), third = other ? child(0, other) : 0;
+
+	wait_until(&shared->ready, 1);
+	while (goes_on()) {
+		clone_halves(pid);
+		*word(clone_at, below(MANY)) = 0;
+		if (below(2))
+			sys(__NR_munmap, clone_at, MANY * PAGE);
+	}
+	end(pid);
+	if (third)
+		end(third);
+}
+
+/* A huge page is split by a write while a clone has it, too, and by paging out a part of it when none has. */
 static void collapse_and_split(void)
 {
 	map(source_at, MANY);
@@ -350,18 +449,12 @@ static void collapse_and_split(void)
 	fill(source_at, MANY, TAG);
 	be_ready();
 	for (;;) {
+		long page = below(MANY);
+
 		sys(__NR_madvise, source_at, MANY * PAGE, MADV_COLLAPSE);
+		*word(source_at, page) = TAG + page;
 		sys(__NR_madvise, source_at + 100 * PAGE, PAGE, MADV_PAGEOUT);
 	}
-}
-
-static void push_out(void)
-{
-	map(source_at, MANY);
-	fill(source_at, MANY, TAG);
-	be_ready();
-	for (;;)
-		sys(__NR_madvise, source_at, MANY * PAGE, MADV_PAGEOUT);
 }
 
 static void compact(void)
@@ -370,45 +463,10 @@ static void compact(void)
 		write_text("/proc/sys/vm/compact_memory", "1");
 }
 
-/* Two halves, so that the second merges with the first while its pages are on the move. */
-static void clone_halves(long pid, u64 until)
-{
-	while (time_left(until)) {
-		for (int half = 0; half < 2; half++) {
-			u64 part = half * MANY / 2 * PAGE;
-			long ret = clone_of(pid, source_at + part, MANY / 2, clone_at + part);
-
-			if (ret != (long)(clone_at + part))
-				failed("a clone of pages on the move is refused with %d", ret);
-		}
-		check_filled(clone_at, MANY, TAG);
-		*word(clone_at, below(MANY)) = 0;
-	}
-}
-
-static void disturbed(void (*source)(void), void (*other)(void))
-{
-	long pid = child(0, source), third = other ? child(0, other) : 0;
-
-	wait_until(&shared->ready, 1);
-	clone_halves(pid, now() + ms);
-	end(pid);
-	if (third)
-		end(third);
-}
-
-static void race_swapoff(void)
-{
-	disturbed(push_out, swap_on_and_off);
-	sys(__NR_swapon, "/dev/zram0", 0);
-}
-
 static void race_collapse(void) { disturbed(collapse_and_split, NULL); }
 static void race_compaction(void) { disturbed(hold_many, compact); }
 
 /* ---- two move the same pages from one to the other and back, while they are migrated and swapped -- */
-
-static const u64 aligned_at = 0x300000000000;
 
 /* Take the pages, over something that is mapped there or over nothing; see that they are right; write others. */
 static void move_from(long pid, u64 from, u64 to)
@@ -446,23 +504,20 @@ static void compact_and_swap(void)
 {
 	for (;; rest(3)) {
 		write_text("/proc/sys/vm/compact_memory", "1");
-		if (below(4) == 0) {
-			sys(__NR_swapoff, "/dev/zram0");
-			sys(__NR_swapon, "/dev/zram0", 0);
-		}
+		if (below(4) == 0)
+			swap_off_and_on();
 	}
 }
 
 /* Every other time a huge page fits where it goes. */
 static void race_move(void)
 {
-	u64 until = now() + ms;
 	long pid, third;
 
 	shared->tag = TAG;
 	pid = child(0, partner);
 	third = child(0, compact_and_swap);
-	while (time_left(until)) {
+	while (goes_on()) {
 		wait_until(&shared->turn, 1);
 		shared->place = below(2) ? aligned_at : clone_at;
 		move_from(pid, source_at, shared->place);
@@ -472,7 +527,78 @@ static void race_move(void)
 	}
 	end(third);
 	end(pid);
-	sys(__NR_swapon, "/dev/zram0", 0);
+}
+
+/* ---- who is moved from writes on, until there is nothing to write to -------------------------------- */
+
+static void give_anew(void)
+{
+	map(source_at, MANY);
+	if (below(2))
+		sys(__NR_madvise, source_at, MANY * PAGE, MADV_HUGEPAGE);
+	for (int i = 0; i < MANY; i++)
+		shared->written[i] = 0;
+}
+
+/* The store that found nothing is done again, after this, on new pages. All stores before it are noted. */
+static void taken(int signal, siginfo_t *info, void *context)
+{
+	u64 at = (u64)info->si_addr;
+
+	(void)signal, (void)context;
+	if (at < source_at || at >= source_at + MANY * PAGE)
+		failed("a writer faults at %x", at);
+	set_and_wake(&shared->turn, 2);
+	wait_until(&shared->turn, 0);
+	give_anew();
+	set_and_wake(&shared->turn, 1);
+}
+
+static void write_and_note(void)
+{
+	on_signal(SIGSEGV, taken);
+	give_anew();
+	set_and_wake(&shared->turn, 1);
+	for (u64 n = 1;; n++)
+		for (int i = 0; i < MANY; i++) {
+			*word(source_at, i) = n;
+			shared->written[i] = n;
+		}
+}
+
+/* The last that was written is there, and nothing is written to it once it is here. */
+static void check_taken(u64 at, const u64 *seen)
+{
+	for (long i = 0; i < MANY; i++) {
+		if (*word(at, i) != seen[i])
+			failed("page %d changes from %x to %x after it was moved", i, seen[i], *word(at, i));
+		if (seen[i] != shared->written[i])
+			failed("page %d was moved with %x, and the last that was written to it is %x", i, seen[i],
+			       shared->written[i]);
+	}
+}
+
+static void race_give(void)
+{
+	static u64 seen[MANY];
+	long pid = child(0, write_and_note);
+
+	while (goes_on()) {
+		u64 to = below(2) ? aligned_at : clone_at;
+		long ret;
+
+		wait_until(&shared->turn, 1);
+		spin(200000);
+		ret = call_for(pid, source_at, MANY, to, PVMMAP_MOVE);
+		if (ret != (long)to)
+			failed("moving pages that are written to is refused with %d", ret);
+		for (int i = 0; i < MANY; i++)
+			seen[i] = *word(to, i);
+		wait_until(&shared->turn, 2);
+		check_taken(to, seen);
+		set_and_wake(&shared->turn, 0);
+	}
+	end(pid);
 }
 
 /* ---- what is to be moved is pinned again and again, for a device that writes to it ------------------ */
@@ -496,14 +622,13 @@ static void read_device_on(void)
 /* Once a page was moved, no device writes to it. */
 static void race_pin(void)
 {
-	u64 until = now() + ms;
 	long pid = child(0, read_device_on);
 
-	while (time_left(until)) {
+	while (goes_on()) {
 		long ret;
 
 		wait_until(&shared->turn, 1);
-		while ((ret = call_for(pid, source_at, PAGES, clone_at, PVMMAP_MOVE)) == -EBUSY && time_left(until))
+		while ((ret = call_for(pid, source_at, PAGES, clone_at, PVMMAP_MOVE)) == -EBUSY && goes_on())
 			spin(5000);
 		if (ret == -EBUSY)
 			break;
@@ -548,12 +673,11 @@ static void source_of_a_file(void)
 /* Both halves over what was there or over nothing. When all is over, none of the file's pages is mapped. */
 static void race_truncate(void)
 {
-	u64 until = now() + ms;
 	long pid;
 
 	file = sys(__NR_memfd_create, "file", 0);
 	pid = child(0, source_of_a_file);
-	while (time_left(until)) {
+	while (goes_on()) {
 		wait_while(&shared->turn, 0);
 		if (below(2))
 			sys(__NR_munmap, clone_at, PAGES * PAGE);
@@ -618,10 +742,9 @@ static u64 try_to_read(u64 at)
 /* Cloned or moved, before or after: the broken page can be read by nobody, and all others are right. */
 static void race_poison(void)
 {
-	u64 until = now() + ms;
 	long pid = child(0, break_on);
 
-	while (time_left(until)) {
+	while (goes_on()) {
 		long ret;
 
 		wait_while(&shared->turn, 0);
@@ -646,7 +769,7 @@ static void race_poison(void)
 
 /* ---- both have threads that map and unmap all the time ---------------------------------------------- */
 
-enum { THREADS = 8, STACK = 4 * PAGE, PATIENCE = 2000 };
+enum { THREADS = 8, STACK = 4 * PAGE, PATIENCE = 10000 };	/* one that starves: 27,000 */
 
 static void map_and_unmap(void)
 {
@@ -684,7 +807,7 @@ static void be_busy(void)
 /* How long a call waits is told by how often the others got what it waits for: all CPUs are for all. */
 static void race_busy(void)
 {
-	u64 until = now() + ms, most = 0, all = 15;
+	u64 most = 0, all = 15;
 	long pid = child(0, be_busy);
 
 	sys(__NR_sched_setaffinity, pid, sizeof(all), &all);
@@ -692,7 +815,7 @@ static void race_busy(void)
 	wait_until(&shared->ready, 1);
 	for (int i = 0; i < THREADS; i++)
 		thread(map_and_unmap);
-	while (time_left(until)) {
+	while (goes_on()) {
 		u64 before = shared->tag, others;
 
 		if (clone_of(pid, source_at, PAGES, clone_at) != (long)clone_at)
@@ -708,127 +831,316 @@ static void race_busy(void)
 
 /* ---- every allocation of a call fails once --------------------------------------------------- */
 
-static const char *const counters[] = { "nr_anon_pages", "nr_page_table_pages", "nr_mlock" };
-enum { COUNTERS = sizeof(counters) / sizeof(*counters) };
+enum { OLD = 0x01d0000, VMA = 16 };
 
-static void count(long *found)
+/* What a call of a sweep takes, and where it puts it: over several VMAs. */
+static struct { void (*prepare)(void); u64 from, pages, to, flags; } swept;
+
+static void prepare_on(void)
 {
-	write_text("/proc/sys/vm/stat_refresh", "1");
-	read_text("/proc/vmstat", text, sizeof(text));
-	for (int i = 0; i < COUNTERS; i++)
-		found[i] = number_after(text, counters[i]);
-	read_text("/proc/meminfo", text, sizeof(text));
-	found[COUNTERS] = number_after(text, "Committed_AS") / 4;
-	read_text("/proc/self/status", text, sizeof(text));
-	found[COUNTERS + 1] = number_after(text, "VmSize");
-	found[COUNTERS + 2] = number_after(text, "VmLck");
+	for (;;) {
+		swept.prepare();
+		set_and_wake(&shared->turn, 1);
+		wait_until(&shared->turn, 0);
+	}
 }
 
-static void write_number(long fd, long number)
+static void prepare_small(void)
 {
-	char digits[24];
-
-	sys(__NR_pwrite64, fd, digits, text_put_number(digits, number) - digits, 0);
+	map(source_at + swept.from * PAGE, swept.pages);
+	fill(source_at + swept.from * PAGE, swept.pages, TAG + swept.from);
 }
 
-/* Whether what was at the destination is there, byte for byte. */
-static int old_is_there(void)
+static void prepare_huge(void)
 {
-	for (long i = 0; i < PAGES; i++)
-		if (*word(clone_at, i) != 0x01d0000UL + i)
-			return 0;
-	return 1;
+	map(source_at, MANY);
+	sys(__NR_madvise, source_at, MANY * PAGE, MADV_HUGEPAGE);
+	fill(source_at, MANY, TAG);
 }
 
-static void same(const long *before, const long *after, long nth)
+static void prepare_swapped(void)
 {
-	for (int i = 0; i < COUNTERS + 3; i++)
-		if (after[i] != before[i])
-			failed("with failure %d counter %d was %d before the call, and is %d", nth, (long)i, before[i],
-			       after[i]);
+	prepare_small();
+	sys(__NR_madvise, source_at + swept.from * PAGE, swept.pages * PAGE, MADV_PAGEOUT);
 }
 
-/*
- * Makes allocation after allocation of the call fail (/proc/self/fail-nth), until none is left to fail. The old
- * mapping at the destination and the counters have to be what they were.
- */
-static void sweep(void)
+static void map_file(int flags)
 {
-	long fd = sys(__NR_open, "/proc/thread-self/fail-nth", O_RDWR), pid = child(0, hold_many);
-	long before[COUNTERS + 3], after[COUNTERS + 3], nth = 0, left = 0, ret = 0, destroyed = 0;
-	char answer[24];
+	sys(__NR_mmap, source_at + swept.from * PAGE, swept.pages * PAGE, PROT_READ | PROT_WRITE, flags | MAP_FIXED,
+	    file, 0);
+}
 
-	wait_until(&shared->ready, 1);
+/* Every other page is a copy, the others are the file's. */
+static void prepare_file(void)
+{
+	map_file(MAP_SHARED);
+	fill(source_at + swept.from * PAGE, swept.pages, TAG + swept.from);
+	map_file(MAP_PRIVATE);
+	for (u64 i = swept.from; i < swept.from + swept.pages; i += 2)
+		*word(source_at, i) = TAG + i;
+}
+
+static void prepare_old(void)
+{
+	map(swept.to, swept.pages);
+	fill(swept.to, swept.pages, OLD);
+	for (u64 i = 0; i < swept.pages; i += 2 * VMA)
+		sys(__NR_mprotect, swept.to + i * PAGE, VMA * PAGE, PROT_READ);
+}
+
+/* What the machine holds, what the caller has, what the source has. A huge page may end in pieces. */
+enum { COUNTED = HELD + 4 };
+
+static void count(long pid, long *found)
+{
+	char path[64];
+
+	count_held(found);
+	for (int i = 0; i < HELD; i++)
+		if (text_same(held[i], "nr_anon_transparent_hugepages"))
+			found[i] = 0;
+	for (int i = 0; i < 2; i++) {
+		text_put(text_put_number(text_put(path, "/proc/"), i ? pid : sys(__NR_getpid)), "/status");
+		read_text(path, text, sizeof(text));
+		found[HELD + 2 * i] = number_after(text, "VmSize");
+		found[HELD + 2 * i + 1] = number_after(text, "VmLck");
+	}
+}
+
+static void check_counted(long pid, const long *were, long nth)
+{
+	long are[COUNTED];
+	int off = 0;
+
+	for (int look = 0; look < LOOKS && off >= 0; look++) {
+		count(pid, are);
+		off = COUNTED - 1;
+		while (off >= 0 && are[off] == were[off])
+			off--;
+		if (off >= 0)
+			rest(20);
+	}
+	if (off >= 0)
+		failed("with failure %d %s was %d before the call, and is %d", nth,
+		       off < HELD ? held[off] : off < HELD + 2 ? "a number of the caller" : "a number of the source",
+		       were[off], are[off]);
+}
+
+/* How many pages of the source can be read, and are right. */
+static u64 source_pages(long pid)
+{
+	static struct iovec there[MANY];
+	static u64 values[MANY];
+	struct iovec here = { values, swept.pages * 8 };
+	long got;
+
+	for (u64 i = 0; i < swept.pages; i++)
+		there[i] = (struct iovec){ (void *)(source_at + (swept.from + i) * PAGE), 8 };
+	got = sys(__NR_process_vm_readv, pid, &here, 1, there, swept.pages, 0);
+	for (long i = 0; i < got / 8; i++)
+		if (values[i] != TAG + swept.from + i)
+			failed("page %d of the source holds %x after the call", i, values[i]);
+	return got < 0 ? 0 : got / 8;
+}
+
+/* The call, with its nth allocation failing (/proc/self/fail-nth); *all: it has not as many. */
+static long call_failing(long fd, long pid, long nth, int *all)
+{
+	char answer[24] = "";
+	long ret;
+
+	sys(__NR_pwrite64, fd, answer, text_put_number(answer, nth) - answer, 0);
+	ret = call_for(pid, source_at + swept.from * PAGE, swept.pages, swept.to, swept.flags);
+	memset(answer, 0, sizeof(answer));
+	sys(__NR_pread64, fd, answer, sizeof(answer) - 1, 0);
+	*all = answer[0] != '0';
+	sys(__NR_pwrite64, fd, "0", 1, 0);
+	return ret;
+}
+
+/* What was at the destination is there, byte for byte; so is the source, and all is counted as before. */
+static void check_nothing_happened(long pid, long ret, const long *were, long nth)
+{
+	if (ret != -ENOMEM)
+		failed("with failure %d the call gives %d", nth, ret);
+	if (sys(__NR_madvise, swept.to, swept.pages * PAGE, MADV_POPULATE_READ))
+		failed("a call that failed unmapped what was at the destination, with failure %d", nth);
+	for (u64 i = 0; i < swept.pages; i++)
+		if (*word(swept.to, i) != OLD + i)
+			failed("with failure %d page %d of the old mapping was changed", nth, i);
+	check_counted(pid, were, nth);
+	if (source_pages(pid) != swept.pages)
+		failed("with failure %d the source has lost pages", nth);
+}
+
+static void check_all_happened(long pid)
+{
+	u64 left = swept.flags & PVMMAP_MOVE ? 0 : swept.pages, is;
+
+	check_filled(swept.to, swept.pages, TAG + swept.from);
+	is = source_pages(pid);
+	if (is != left)
+		failed("after the call the source has %d pages of %d", is, left);
+}
+
+static void fail_often(void)
+{
 	write_text("/sys/kernel/debug/failslab/ignore-gfp-wait", "N");
 	write_text("/sys/kernel/debug/fail_page_alloc/ignore-gfp-wait", "N");
 	write_text("/sys/kernel/debug/fail_page_alloc/min-order", "0");
 	write_text("/sys/kernel/debug/failslab/verbose", "0");
 	write_text("/sys/kernel/debug/fail_page_alloc/verbose", "0");
+}
+
+/* Makes allocation after allocation of the call fail, until none is left to fail. */
+static void sweep(void)
+{
+	long fd = sys(__NR_open, "/proc/thread-self/fail-nth", O_RDWR), pid, were[COUNTED], nth = 0, ret;
+	int all = 0;
+
 	if (fd < 0)
 		failed("this kernel has no fault injection: %d", fd);
-	memset(text, 1, sizeof(text));	/* what counting needs is there before it counts */
-	count(before);
-	do {
-		map(clone_at, PAGES);
-		fill(clone_at, PAGES, 0x01d0000);
-		count(before);
-		write_number(fd, ++nth);
-		ret = sys(__NR_process_vm_mmap, pid, source_at + 500 * PAGE, PAGES * PAGE, clone_at, PVMMAP_FIXED);
-		memset(answer, 0, sizeof(answer));
-		sys(__NR_pread64, fd, answer, sizeof(answer) - 1, 0);
-		left = answer[0] != '0';
-		write_number(fd, 0);
-		count(after);
-		if (ret == (long)clone_at) {
-			shared->clones++;
-			check_filled(clone_at, PAGES, TAG + 500);
-		} else {
-			shared->refused++;
-			if (ret != -ENOMEM)
-				failed("with failure %d the call gives %d", nth, ret);
-			read_text("/proc/self/maps", text, sizeof(text));
-			if (number_after(text, "none") == -1 && sys(__NR_madvise, clone_at, PAGES * PAGE,
-								       MADV_POPULATE_READ))
-				destroyed++;
-			else if (!old_is_there())
-				failed("with failure %d the old mapping was changed", nth);
-			else
-				same(before, after, nth);
-		}
-	} while (!left && nth < 2000);
-	say("sweep: %d failures, the old mapping was gone after %d\n", nth - 1, destroyed);
-	if (destroyed)
-		failed("a call that failed unmapped what was at the destination, %d times", destroyed);
+	fail_often();
+	file = sys(__NR_memfd_create, "file", 0);
+	sys(__NR_ftruncate, file, MANY * PAGE);
+	pid = child(0, prepare_on);
+	wait_until(&shared->turn, 1);
+	source_pages(pid);		/* what looking needs is there before anything is counted */
+	count(pid, were);
+	set_and_wake(&shared->turn, 0);
+	while (!all && nth < 5000) {
+		wait_until(&shared->turn, 1);
+		prepare_old();
+		count(pid, were);
+		ret = call_failing(fd, pid, ++nth, &all);
+		if (ret == (long)swept.to)
+			check_all_happened(pid);
+		else
+			check_nothing_happened(pid, ret, were, nth);
+		sys(__NR_munmap, swept.to, swept.pages * PAGE);
+		set_and_wake(&shared->turn, 0);
+	}
+	say("%s: %d failures\n", race->name, nth - 1);
 	end(pid);
 }
 
+/* Over the edge of a page table. */
+static void sweep_small(void (*prepare)(void), u64 flags)
+{
+	swept = (typeof(swept)){ prepare, 500, PAGES, clone_at, flags };
+	sweep();
+}
+
+/* A part of a huge page, and one that is whole; the place of the other end decides whether it stays so. */
+static void sweep_huge(u64 place, u64 flags)
+{
+	swept = (typeof(swept)){ prepare_huge, 448, MANY - 448, place + 448 * PAGE, flags };
+	sweep();
+}
+
+static void sweep_plain(void) { sweep_small(prepare_small, 0); }
+static void sweep_swapped(void) { sweep_small(prepare_swapped, 0); }
+static void sweep_file(void) { sweep_small(prepare_file, 0); }
+static void sweep_whole(void) { sweep_huge(aligned_at, 0); }
+static void sweep_pieces(void) { sweep_huge(clone_at, 0); }
+static void sweep_move(void) { sweep_small(prepare_small, PVMMAP_MOVE); }
+static void sweep_move_swapped(void) { sweep_small(prepare_swapped, PVMMAP_MOVE); }
+static void sweep_move_whole(void) { sweep_huge(aligned_at, PVMMAP_MOVE); }
+static void sweep_move_pieces(void) { sweep_huge(clone_at, PVMMAP_MOVE); }
+
 /* ---- all of them -------------------------------------------------------------------------------- */
 
-static const struct { const char *name; void (*run)(void); } races[] = {
-	{ "writer", race_writer }, { "kill", race_kill }, { "exec", race_exec }, { "ring", race_ring },
-	{ "swapoff", race_swapoff }, { "collapse", race_collapse }, { "compaction", race_compaction },
-	{ "move", race_move }, { "pin", race_pin }, { "truncate", race_truncate }, { "poison", race_poison },
-	{ "busy", race_busy }, { "sweep", sweep },
+static const struct race races[] = {
+	{ "writer", race_writer, LEAST, { NULL } },
+	{ "kill", race_kill, LEAST, { "refused" } },
+	{ "exec", race_exec, LEAST, { "refused" } },
+	{ "ring", race_ring, LEAST, { NULL } },
+	{ "swapoff", race_swapoff, LEAST, { "pswpout", "pswpin" } },
+	{ "collapse", race_collapse, LEAST, { "thp_collapse_alloc", "thp_split_pmd" } },
+	{ "compaction", race_compaction, LEAST, { "pgmigrate_success" } },
+	{ "move", race_move, LEAST, { "thp_split_pmd", "pgmigrate_success", "pswpout", "pswpin" } },
+	{ "give", race_give, LEAST, { "thp_fault_alloc", "thp_split_pmd" } },
+	{ "pin", race_pin, LEAST, { "nr_foll_pin_acquired", "refused" } },
+	{ "truncate", race_truncate, LEAST, { NULL } },
+	{ "poison", race_poison, LEAST, { NULL } },
+	{ "busy", race_busy, LEAST, { NULL } },
+	{ "sweep", sweep_plain, 1, { "refused" } },
+	{ "sweep-swapped", sweep_swapped, 1, { "refused", "pswpout" } },
+	{ "sweep-file", sweep_file, 1, { "refused" } },
+	{ "sweep-whole", sweep_whole, 1, { "refused", "thp_fault_alloc", "thp_split_pmd" } },
+	{ "sweep-pieces", sweep_pieces, 1, { "refused", "thp_fault_alloc", "thp_split_pmd" } },
+	{ "sweep-move", sweep_move, 1, { "refused" } },
+	{ "sweep-move-swapped", sweep_move_swapped, 1, { "refused", "pswpout" } },
+	{ "sweep-move-whole", sweep_move_whole, 1, { "refused", "thp_fault_alloc", "thp_split_pmd" } },
+	{ "sweep-move-pieces", sweep_move_pieces, 1, { "refused", "thp_fault_alloc", "thp_split_pmd" } },
 };
 enum { RACES = sizeof(races) / sizeof(*races) };
 
-/* Each in a process of its own: what it leaves behind is gone with it. */
-static int one(int which)
+/* In a process of its own, and a group of its own: what it leaves behind is gone with them. */
+static int run(void)
 {
 	int status;
-	long pid;
+	long pid = sys(__NR_fork);
 
-	memset(shared, 0, sizeof(*shared));
-	pid = sys(__NR_fork);
 	if (!pid) {
+		sys(__NR_setpgid, 0, 0);
 		use_cpu(1);
-		races[which].run();
+		begun = now();
+		race->run();
 		sys(__NR_exit_group, 0);
 	}
 	sys(__NR_wait4, pid, &status, 0, 0);
-	say("%s: %d clones, %d refused, status %x\n", races[which].name, shared->clones, shared->refused,
-	    (u64)status);
-	return status != 0;
+	sys(__NR_kill, -pid, SIGKILL);
+	return status;
+}
+
+/* Whether a race that ended by itself was one, and left nothing behind. */
+static int is_right(const long *held_before)
+{
+	const char *not_seen = missing();
+	long now[HELD];
+	int off = not_back(held_before, now);
+
+	if (shared->clones < race->least)
+		say("FAIL %s: %d clones in all that time\n", race->name, shared->clones);
+	else if (not_seen)
+		say("FAIL %s: %s did not rise, which is what this is about\n", race->name, not_seen);
+	else if (off >= 0)
+		say("FAIL %s: %s was %d pages before, and is %d\n", race->name, held[off], held_before[off], now[off]);
+	else
+		return 1;
+	return 0;
+}
+
+static int one(void)
+{
+	long held_before[HELD];
+	int status, right;
+
+	memset(shared, 0, sizeof(*shared));
+	count_held(held_before);
+	for (int i = 0; i < 4 && race->about[i]; i++)
+		before[i] = so_far(race->about[i]);
+	status = run();
+	sys(__NR_swapon, SWAP, 0);	/* one who was killed may have left it off */
+	right = !status && is_right(held_before);
+	for (int i = 0; i < 4 && race->about[i]; i++)
+		say("saw %s %d\n", race->about[i], so_far(race->about[i]) - before[i]);
+	say("%s: %d clones, %d refused, status %x\n", race->name, shared->clones, shared->refused, (u64)status);
+	return !right;
+}
+
+/* What is this program's own does not come and go while others' is counted. */
+static void settle(void)
+{
+	char deep[1 << 15];
+
+	memset(deep, 1, sizeof(deep));
+	__asm__ volatile("" : : "r"(deep) : "memory");
+	memset(text, 1, sizeof(text));
+	memset(counters_text, 1, sizeof(counters_text));
+	have_room_to_print(1 << 16);
+	sys(__NR_mlockall, MCL_CURRENT);
 }
 
 void begin(long *stack)
@@ -843,9 +1155,12 @@ void begin(long *stack)
 	ms = number_after(text, "ms");
 	seed_for(number_after(text, "seed"), 0);
 	shared = (void *)sys(__NR_mmap, 0, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	for (int i = 0; i < RACES; i++)
+	settle();
+	for (int i = 0; i < RACES; i++) {
+		race = &races[i];
 		if (which < 0 || which == i)
-			bad |= one(i);
+			bad |= one();
+	}
 	say("done\n");
 	sys(__NR_exit_group, bad);
 	__builtin_unreachable();
