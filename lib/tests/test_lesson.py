@@ -78,6 +78,15 @@ def test_an_answer_reads_as_a_sentence():
     assert CHOICE.told("a", "b").text.startswith("You said “a”. ")
 
 
+def test_what_was_read_means_an_answer():
+    options = {"a": "text of a", "b": "text of b"}
+    made = Question("s", "which?", "choice", options, {"True": "a", "0, 1": "a", None: "b"})
+    assert [made.means(seen) for seen in (True, (0, 1), False)] == ["a", "a", "b"]
+    assert CHOICE.means("a") == "a" and NUMBER.means(4) == 4
+    with pytest.raises(UsageError):
+        Question("s", "which?", "choice", options, {"True": "c"})
+
+
 @pytest.mark.parametrize("question, given", [(CHOICE, "c"), (NUMBER, "4"), (NUMBER, 1.5), (WHICH, {"x", "other"}),
                                              (WHICH, "x")])
 def test_what_cannot_be_answered_is_refused(question, given):

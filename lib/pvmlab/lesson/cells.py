@@ -74,7 +74,7 @@ class Reveal:
     def __init__(self, question: Question, token: str, answer: object, given: object, kernel: str, show: object,
                  open: bool = False) -> None:
         self.question, self.token, self.given, self.kernel, self.show = question, token, given, kernel, show
-        self.open, self.answer = open, question.understand(answer)
+        self.open, self.answer = open, question.understand(question.means(answer))
 
     @property
     def told(self) -> Told | None:

@@ -54,7 +54,7 @@ class Lesson:
         return Asked(self.questions[name], self.token, self.review)
 
     def reveal(self, name: str, answer: Callable[..., object], *snapshots: Snapshot, show: object = ...) -> Reveal:
-        """Let the kernel's state answer a question: answer(*snapshots) is one of its answers.
+        """Let the kernel's state answer a question: answer(*snapshots) is one of its answers, or means one (seen).
 
         show: the figure beside it, a Picture or what picture() draws; by default
         the difference of the last two snapshots, or the only one. None: no figure.

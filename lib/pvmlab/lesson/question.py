@@ -12,7 +12,7 @@ misconception behind it; for what turns out right it says why.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, combinations
 
 from ..errors import UsageError
@@ -36,7 +36,9 @@ class Question:
 
     name: of one word, unique in its lesson; kind: "choice", "number" or "which"
     (of these, none to all); options: {what may be answered: its text}. Of a
-    number, None stands for all that are not named. Raises UsageError for a
+    number, None stands for all that are not named. seen: of a choice, which
+    option a value means that was read from the machine; None stands for all
+    other values. So no cell has to name the answer. Raises UsageError for a
     question that cannot be asked.
     """
 
@@ -44,8 +46,11 @@ class Question:
     text: str
     kind: str
     options: Mapping[object, str]
+    seen: Mapping[str | None, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not set(self.seen.values()) <= set(self.options):
+            raise UsageError(f"question {self.name!r}", "what is seen means an option that it does not have")
         least = 1 if self.kind == "number" else 2
         if len(self.options) < least or not all(self.options.values()):
             raise UsageError(f"question {self.name!r}", "each of its options needs a text, and it needs options")
@@ -63,6 +68,11 @@ class Question:
             return given
         names = "a whole number" if self.kind == "number" else ", ".join(map(repr, self.options))
         raise UsageError(f"question {self.name!r}", f"{given!r} is none of its answers", f"it takes {names}")
+
+    def means(self, seen: object) -> object:
+        """Return the answer that a value read from the machine means; several values count together, in order."""
+        key = ", ".join(map(str, seen)) if isinstance(seen, tuple) else str(seen)
+        return self.seen.get(key, self.seen.get(None, seen)) if self.seen else seen
 
     def every(self) -> Iterator[object]:
         """Yield every answer that is told something of its own; of a number, None for all that are not named."""

@@ -9,6 +9,9 @@ explanations before the question. An entry:
     [name.choice]           # or .number, or .which
     "an answer" = "its text"
     other = "…"             # of a number: all that are not named
+    [name.seen]             # of a choice, where what a cell reads is no answer by itself
+    "a value" = "the answer it means"
+    other = "…"             # all values that are not named
 """
 
 from __future__ import annotations
@@ -37,4 +40,5 @@ def _question(where: str, name: str, entry: Mapping[str, object]) -> Question:
     options = entry[kinds[0]]
     if kinds[0] == "number":
         options = {None if key == "other" else int(key): text for key, text in options.items()}
-    return Question(name, entry["ask"], kinds[0], options)
+    seen = {None if key == "other" else key: means for key, means in entry.get("seen", {}).items()}
+    return Question(name, entry["ask"], kinds[0], options, seen)
