@@ -21,7 +21,7 @@ def _apart(seen: Snapshot, variant: Variant) -> Finding:
     if first is None or second is None:
         return missing(f"the consumer needs mappings from {variant['place']:#x} on, {variant['all']} pages in all")
     if first.id == second.id:
-        return almost("they merged: their page offsets continue each other")
+        return almost("it is one VMA: one call makes one, and two clones merge where their page offsets continue each other")
     return _judged(first, second)
 
 
