@@ -268,6 +268,14 @@ def test_a_function_is_cut_out_of_its_hunk():
     assert 'class="l add"' in shown.html() and 'class="l del"' in shown.html()
 
 
+def test_some_lines_are_cut_out_of_a_function():
+    [piece] = patch("v2", 7, function="mmap_process_vm", between=("PVMMAP_FIXED_NOREPLACE) {", "may_mmap_overlapped")).pieces
+    assert "PVMMAP_FIXED_NOREPLACE) {" in piece.lines[0] and "may_mmap_overlapped_region" in piece.lines[-1]
+    for wrong in (("no such text", "may_mmap_overlapped"), ("may_mmap_overlapped", "no such text")):
+        with pytest.raises(UsageError, match="no lines"):
+            patch("v2", 7, function="mmap_process_vm", between=wrong)
+
+
 def test_a_system_call_is_a_function():
     assert patch("v2", 7, function="process_vm_mmap").pieces[0].lines[0].startswith("+SYSCALL_DEFINE5(process_vm_mmap")
 

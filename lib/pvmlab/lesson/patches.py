@@ -59,15 +59,16 @@ class Excerpt:
 
 
 def patch(series: str, number: int, *, function: str | None = None, file: str | None = None,
-          about: str | Sequence[str] = ()) -> Excerpt:
+          between: tuple[str, str] | None = None, about: str | Sequence[str] = ()) -> Excerpt:
     """Return a piece of a patch, with what its message says of it.
 
     function: the C function whose changes to show (mm/memory.c has
-    copy_pmd_range()); file: only of this file; about: words that the wanted
+    copy_pmd_range()); file: only of this file; between: only from the line with the
+    one text to the line with the other; about: words that the wanted
     paragraphs of the message contain, by default the function's name, and the
     first paragraph where no one has it; one that ends in a colon brings the table
     or list that it announces. Raises UsageError when the patch does not change
-    that function, or its message has no such paragraph.
+    that function, has no such lines, or its message no such paragraph.
     """
     whole = read(series, number)
     hunks = [h for h in whole.hunks if file is None or h.file == file]
@@ -75,7 +76,20 @@ def patch(series: str, number: int, *, function: str | None = None, file: str | 
     if not pieces:
         raise UsageError(f"{whole.name} does not change {function or file}",
                          f"it changes {', '.join(dict.fromkeys(h.file for h in whole.hunks))}")
+    if between:
+        pieces = [cut for piece in pieces if (cut := _between(piece, *between))]
+        if not pieces:
+            raise UsageError(f"{whole.name} has no lines from {between[0]!r} to {between[1]!r}", "it was changed, or never had")
     return Excerpt(whole, pieces, _paragraphs(whole, (about,) if isinstance(about, str) else about, function))
+
+
+def _between(piece: Hunk, first: str, last: str) -> Hunk | None:
+    """The lines of a piece from the first that has one text to the next that has the other."""
+    start = next((i for i, line in enumerate(piece.lines) if first in line), None)
+    if start is None:
+        return None
+    end = next((i for i in range(start, len(piece.lines)) if last in piece.lines[i]), None)
+    return None if end is None else piece.piece(start, end + 1)
 
 
 def _paragraphs(whole: PatchFile, about: Sequence[str], function: str | None) -> list[str]:
