@@ -15,7 +15,11 @@ def _vary(random: Random) -> Variant:
 
 
 def _take_over(seen: Snapshot, variant: Variant) -> Finding:
-    """The server is gone, the consumer has its frames, and one page of its own that it copied while both lived."""
+    """The server is gone, the consumer has its frames, and may write to one of them.
+
+    Whether that one was copied cannot be told from what is left: so both ways
+    are right, and the reason says what makes the difference.
+    """
     consumer = seen.task("consumer")
     clone = consumer.mm.vma(variant["place"])
     if clone is None:
@@ -30,7 +34,8 @@ def _take_over(seen: Snapshot, variant: Variant) -> Finding:
         return almost(f"writable are the pages {writable or 'none'}; only page {variant['own']} should be: when was it written to?")
     if clone.anon_vma is None or len(seen.anon_vma(clone.anon_vma.addr).tree) != 1:
         return almost("somebody else still hangs in the clone's `anon_vma`")
-    return correct("the pages have a new owner, the old one is gone, and only the page that was written to while both lived was copied")
+    return correct(f"the pages have a new owner, and the old one is gone. If you wrote to page {variant['own']} while both lived, it was copied, and the server's went with it. If the "
+                   "server had exited by then, no page was copied at all: the consumer was alone with the frame, and only got `RW` back (lesson 02)")
 
 
 EXERCISES = {"take over": Exercise(
@@ -38,7 +43,7 @@ EXERCISES = {"take over": Exercise(
          "consumer's alone, its entry of page {own} is writable, and the entries of the others are **not** (yet).",
     vary=_vary, check=_take_over,
     hints=("`server.exit()` ends a process.", "After the call every entry is read-only. What makes one writable again?",
-           "Let the consumer write to page {own} only. Before or after the server exits, that is up to you: what is the difference?"),
+           "Let the consumer write to page {own} only. Before or after the server exits, that is up to you. What is the difference? Think of lesson 02; the check tells."),
     solution="buf = server.mmap(pages={pages}); server.stamp(buf, {pages})\n"
              "dst = consumer.process_vm_mmap(server, buf, pages={pages}, dst_addr={place:#x})\n"
              "consumer.write(dst + {own} * 4096, b\"mine\")\nserver.exit()",
