@@ -16,7 +16,7 @@ import worlds
 from chromium import Figure
 from nbconvert import HTMLExporter
 
-from pvmlab import bench
+from pvmlab import bench, frontispiece
 from pvmlab.diff import steps
 from pvmlab.draw import PANELS, picture, ref
 from pvmlab.draw.belonging import parts
@@ -164,6 +164,37 @@ def test_a_chosen_part_stays_chosen_from_step_to_step(shown):
     assert MADE["parts"][int(focused)].startswith("frames-")
     shown.tab.keyboard.press("Escape")
     assert shown.lit() == set() and shown.known() == []
+
+
+#: Puts the focus on every row there is: those of which nothing is then said in sight.
+FOCUS_ALL = """() => {
+    const root = document.querySelector('.pvmlab-view'), foot = root.querySelector('.pv-foot');
+    const told = () => foot.checkVisibility({ visibilityProperty: true }) && !foot.matches('.pv-idle')
+        && foot.querySelector('.pv-said').textContent.length > 2;
+    const rows = [...root.querySelectorAll('.row[role=button]')].filter((row) => row.getClientRects().length);
+    return rows.filter((row) => {
+        row.focus();
+        return !told() || root.querySelector('.pv-first') === null && row instanceof SVGElement;
+    }).map((row) => row.textContent);
+}"""
+FOCUSED = {**{name: lambda made=made: picture(steps(*made), panels=PANELS) for name, made in
+              worlds.all_worlds().items()},
+           "a walk": lambda: SHOWN, "a film": frontispiece.inside_the_call,
+           "child to parent": frontispiece.child_to_parent}
+
+
+@pytest.mark.parametrize("name", FOCUSED)
+def test_every_row_of_every_stop_says_what_it_is(opened, name):
+    """And the keys still step after each: what has the focus keeps it. (`opened` fails on any error of the page.)"""
+    made = FOCUSED[name]()
+    tab, stops = opened(saved(made)), len(figure(made)["stops"])
+    tab.locator(".pv-bar button").first.focus()
+    tab.keyboard.press("Home")
+    for i in range(stops):
+        assert tab.evaluate(FOCUS_ALL) == []
+        tab.keyboard.press("ArrowRight")
+        assert tab.locator(".pv-where strong").first.inner_text().strip() == f"{min(i + 2, stops)}/{stops}"
+        assert tab.evaluate("document.querySelector('.pvmlab-view').contains(document.activeElement)")
 
 
 def test_a_line_lights_what_it_is_about(shown):

@@ -238,6 +238,11 @@ def clone(stamps: bool = True, pages: int = 4) -> tuple[Snapshot, Snapshot]:
     return before, world.look("after")
 
 
+def lone() -> tuple[Snapshot, Snapshot]:
+    """One page in one process, mapped once; then a second process clones it."""
+    return clone(pages=1)
+
+
 def cow() -> tuple[Snapshot, ...]:
     """clone(), then the consumer writes to its second page: three steps."""
     world = World().task("server").task("consumer")
@@ -437,5 +442,5 @@ def history(numbers: list[int], stamps: bool = True) -> tuple[Snapshot, ...]:
 
 def all_worlds() -> dict[str, tuple[Snapshot, ...]]:
     """Every standard world by name, its snapshots only."""
-    made = {f.__name__: f() for f in (clone, cow, merge, twice, fork_tree, swapped, huge)}
+    made = {f.__name__: f() for f in (clone, lone, cow, merge, twice, fork_tree, swapped, huge)}
     return {name: tuple(s for s in world if isinstance(s, Snapshot)) for name, world in made.items()}

@@ -149,6 +149,7 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
     to = Math.max(0, Math.min(figure.stops.length - 1, to));
     if (to === at) return;
     at = to;
+    told(at); // before anything is drawn: whoever follows the steps is to know in any case
     if (chosen && chosen.part === undefined) chosen = null; // lines and walk are others now; a part may still be there
     trail = trail.map((each) => ({ ...each, picked: null }));
     draw();
@@ -156,7 +157,6 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
     const count = !figure.listed ? "" : n ? `: ${n} change${n === 1 ? "" : "s"}. ` : `: ${stop.nothing}`;
     live.textContent = `step ${at + 1} of ${figure.stops.length}, ${stop.label}${count}` +
       [...stop.lines.slice(0, 2).map((line) => `${line.sign} ${line.text}`), ...stop.where].join("; ");
-    told(at);
   }
 
   /** Show the stop `at`. */
@@ -180,9 +180,9 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
     note.textContent = stop.note;
     text.textContent = figure.lists[stop.text].map((n) => figure.words[n]).join("\n");
     tell();
-    light();
-    if (held) (part(held) || root).focus({ preventScroll: true });
+    if (held) (part(held) || root).focus({ preventScroll: true }); // before the lights: the keys work in any case
     else if (inList) (lists[at].querySelector("button") || root).focus({ preventScroll: true });
+    light();
   }
 
   /** Show a panel's drawing, made when it is first needed; return its width in pixels. */
@@ -384,12 +384,13 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
     return unfolded.get(step);
   }
 
-  /** The list that something opens; one that holds a single thing is passed over for what that opens. */
+  /** The list that something opens; one that holds a single thing is passed over for what that opens. The list of
+   *  those that map a frame holds entries that open the same list: it ends there. */
   function listOf(n, opens = (figure.opens || {})[n]) {
     if (!opens) return null;
     const stop = figure.stops[at], from = stepLists(stop.gone.includes(Number(n)) ? stop.was : stop.at);
     const list = from.list(opens), only = list.count === 1 && from.line(list.items(0, 1)[0]).opens;
-    return only ? listOf(n, only) : { list, from };
+    return only && !same(only, opens) ? listOf(n, only) : { list, from, opens };
   }
 
   /** What is picked in the list that is open. */
@@ -448,7 +449,7 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
     drawer.hidden = !all;
     foot.classList.toggle("pv-listing", Boolean(all));
     if (!all) return drawer.replaceChildren();
-    const { list, from } = all, to = Math.min(here.from + PVMLAB_PAGE, list.count), first = here.from;
+    const { list, from, opens } = all, to = Math.min(here.from + PVMLAB_PAGE, list.count), first = here.from;
     const key = [JSON.stringify(trail.map((each) => each.opens)), first, at, list.count].join();
     if (drawer.dataset.key !== key || !drawer.firstChild) {
       drawer.dataset.key = key;
@@ -459,19 +460,20 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
       if (to < list.count) bar.append(button(`${Math.min(PVMLAB_PAGE, list.count - to)} more ▶`,
         "the next page (Page Down)", () => turn(to)));
       drawer.replaceChildren(bar, make("ol", { start: first + 1 }, ...list.items(first, to).map((item, i) =>
-        make("li", {}, ...line(from.line(item), first + i)))));
+        make("li", {}, ...line(from.line(item), first + i, opens)))));
     }
     for (const each of drawer.querySelectorAll("[data-item]"))
       each.setAttribute("aria-pressed", Number(each.dataset.item) === here.picked);
   }
 
-  /** Whether the list that is open is this very one: an entry in the list of those that map its frame. */
-  const same = (opens) => String(opens) === String(trail[trail.length - 1].opens);
+  const same = (opens, others) => String(opens) === String(others);
 
-  function line({ line, opens }, i) {
+  /** A line of the list that `here` opened. One that opens this very list does not: an entry among those that map its
+   *  frame. */
+  function line({ line, opens }, i, here) {
     const made = make("button", { type: "button", "data-item": i, "aria-pressed": "false" }, line);
     made.addEventListener("click", () => pick(i));
-    if (!opens || same(opens)) return [made];
+    if (!opens || same(opens, here)) return [made];
     made.addEventListener("dblclick", () => enter(opens));
     const more = make("button", { type: "button", title: "what this stands for (Enter)", tabindex: "-1",
       "aria-label": `list: ${line}` }, "▸");
@@ -630,8 +632,8 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
 
   const rowOf = (event) => event.target.closest(".row[role=button]");
   card.addEventListener("focusin", (event) => {
-    const row = rowOf(event);
-    if (row) choose({ part: Number(row.dataset.part) });
+    const n = Number(rowOf(event)?.dataset.part);
+    if (n >= 0 && chosen?.part !== n) choose({ part: n });
   });
   card.addEventListener("click", (event) => {
     const row = rowOf(event);
@@ -654,12 +656,12 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
 
   /** What a key does in a list. */
   function listed(key) {
-    const here = trail[trail.length - 1], { list, from } = shown(), to = (i) => () => i < 0 || i >= list.count ? null :
+    const here = trail[trail.length - 1], { list, from, opens: mine } = shown(), to = (i) => () => i < 0 || i >= list.count ? null :
       i < here.from || i >= here.from + PVMLAB_PAGE ? turn(Math.floor(i / PVMLAB_PAGE) * PVMLAB_PAGE, i) : pick(i);
     const opens = here.picked !== null && from.line(list.items(here.picked, here.picked + 1)[0]).opens;
     return { ArrowUp: to(here.picked - 1), ArrowDown: to(here.picked === null ? here.from : here.picked + 1),
       PageUp: () => turn(here.from - PVMLAB_PAGE), PageDown: () => turn(here.from + PVMLAB_PAGE),
-      Enter: opens && !same(opens) ? () => enter(opens) : () => {}, " ": () => {} }[key];
+      Enter: opens && !same(opens, mine) ? () => enter(opens) : () => {}, " ": () => {} }[key];
   }
 
   function pressed(event) {
