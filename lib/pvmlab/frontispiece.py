@@ -72,8 +72,22 @@ def family() -> Picture:
         return picture(lab.look("fifty children"), panels=PANELS, focus=buf, walk=None)
 
 
+def lineage() -> Picture:
+    """A line of fifty processes, each the child of the one before; the last hands its pages to the first."""
+    with Lab(kernel="v2", ram=512) as lab:
+        first = task = lab.task("p0")
+        buf = first.mmap(pages=2)
+        first.touch(buf, 2, write=True)
+        for i in range(1, 50):
+            task = task.fork(f"p{i}")
+        before = lab.look("fifty generations")
+        first.process_vm_mmap(task, buf, pages=2)
+        after = lab.look("handed to the first")
+        return picture(after - before, panels=PANELS, walk=after.task("p0").pte(buf).pfn)
+
+
 FIGURES = {"the-call": the_call, "child-to-parent": child_to_parent, "inside-the-call": inside_the_call,
-           "family": family}
+           "family": family, "lineage": lineage}
 
 
 def screenshots(directory: Path) -> Iterator[Path]:

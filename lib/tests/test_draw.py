@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pvmlab.diff import steps
 from pvmlab.draw import PANELS, USUAL, layout, picture, ref, svg
 from pvmlab.draw.concern import parted
+from pvmlab.draw.forest import MOST_ANON_VMAS
 from pvmlab.draw.parts import CHAR
 from pvmlab.draw.strips import bytes_of
 from pvmlab.errors import SetupError, UsageError
@@ -202,6 +203,32 @@ def test_a_huge_entry_and_the_table_that_replaces_it_stand_in_one_table():
     shown = of("huge")
     assert sum(text.startswith("pmd table at") for text in texts(shown.svg())) == 1
     assert "[225] names a table" in texts(shown.svg()) and "– gone" in texts(shown.svg())
+
+
+def test_of_a_long_chain_stand_its_own_the_nearest_and_the_root():
+    row = steps(*worlds.lineage(50))
+    shown = picture(row, panels=PANELS)
+    panel = next(panel for panel in shown.panels if panel.name == "forest")
+    boxes = {box.header.refs[0]: box for box in panel.boxes}
+    youngest = next(vma for vma in row.snapshots[1].task("p49").mm.vmas if vma.vm_start == worlds.HEAP)
+    rows = boxes[ref("vma", row.identity.key("vma", 1, youngest.addr))].rows[1:]
+    said = [r.seen[1].lines[0] for r in rows]
+    assert said == [*(f"chain {i + 1}: av·p{49 - i}" for i in range(5)), "… and 44 more", "chain 50: av·p0"]
+    listed = rows[-2].opens.what[1]
+    assert [line.split()[0] for line in listed] == [f"av·p{i}" for i in range(44, 0, -1)]
+    assert "44 VMAs in its tree" not in listed[0] and "7 VMAs in its tree" in listed[0]
+    trees = [box for box in panel.boxes if box.cls == "anon_vma"]
+    assert {"av·p49", "av·p0"} <= {box.header.seen[1].lines[0].split()[0] for box in trees}
+    assert len(trees) == MOST_ANON_VMAS
+    assert panel.folds[0].header.seen[1].lines == (f"… and {50 - len(trees)} more anon_vmas",)
+    assert shown.placed["forest"].height < 4000
+
+
+def test_brackets_to_parents_share_a_lane_where_they_are_apart():
+    fork = picture(steps(*worlds.fork_tree(6)))
+    ends = {edge.id: fork.placed["forest"].edges[edge.id] for panel in fork.panels for edge in panel.edges
+            if edge.cls == "parent" and edge.id in fork.placed["forest"].edges}
+    assert len(ends) == 5 and len({max(x for x, _ in points) for points in ends.values()}) == 2
 
 
 def test_a_large_world_is_folded():

@@ -300,7 +300,8 @@ def said_in(lines):
     return [(line.split()[0], line.split(" → ")[1].split(",")[0]) for line in lines]
 
 
-LARGE = {"large": worlds.large, "scattered": lambda: (worlds.scattered(),), "family": lambda: (worlds.family(),)}
+LARGE = {"large": worlds.large, "scattered": lambda: (worlds.scattered(),), "family": lambda: (worlds.family(),),
+         "lineage": worlds.lineage}
 
 
 @pytest.fixture(scope="module")

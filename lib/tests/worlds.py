@@ -344,6 +344,18 @@ def family(children: int = 50, pages: int = 2) -> Snapshot:
     return world.look()
 
 
+def lineage(generations: int = 50) -> tuple[Snapshot, Snapshot]:
+    """A line of processes, each the child of the one before; then the last hands its pages to the first."""
+    world = World().task("p0")
+    world.touch("p0", world.mmap("p0", HEAP, 2))
+    for i in range(1, generations):
+        world.fork(f"p{i - 1}", f"p{i}")
+    before = world.look("before")
+    youngest = f"p{generations - 1}"
+    world.share(youngest, next(a for a in world.areas[youngest] if a.start == HEAP), "p0", 0x7F4400000000)
+    return before, world.look("handed to the first")
+
+
 def scattered() -> Snapshot:
     """One VMA of which every third entry maps a frame far from its neighbours', another process with some of them."""
     world = World().task("A").task("B")

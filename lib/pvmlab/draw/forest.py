@@ -5,50 +5,122 @@ Adds: for each VMA its same_vma list, for each anon_vma its interval tree and
 the frames whose mapping it is; one line for each anon_vma_chain joins its
 place in the one to its place in the other. An arrow goes from an anon_vma to
 its parent.
-Leaves out: anon_vmas that no shown VMA's chain leads to.
+Leaves out: anon_vmas that no shown VMA's chain leads to; of long chains and of
+many anon_vmas, those that are neither a VMA's own nor next to it nor a root:
+a line stands for them.
 """
 
 from __future__ import annotations
 
-from ..identity import Life
+from collections.abc import Collection
+from itertools import zip_longest
+
+from ..identity import Key, Life
 from ..model import AnonVma, Vma
 from . import frames
-from .parts import Box, Edge, Opens, Panel, Row, Seen, even, ref
+from .parts import Box, Edge, Opens, Panel, Row, Seen, even, fold, ref
 from .scene import Scene, refs
 
-#: More links than this in one list are folded.
-MOST_LINKS = 10
+#: More VMAs than this in one tree, more anon_vmas than this in one chain and in the panel are folded.
+MOST_LINKS, MOST_CHAIN, MOST_ANON_VMAS = 8, 6, 8
 
 
 def forest(scene: Scene) -> Panel:
     """Return the panel of the shown VMAs and their anon_vmas."""
-    shown = {life.key for lives in scene.focus.values() for life in lives}
-    links = [link for link in scene.links if link.key[0] in shown]
-    trees = {link.key[1] for link in links}
     lives = [life for mm in scene.focus.values() for life in mm]
-    vmas = [_vma_box(scene, life, mine) for life in lives if (mine := [k for k in links if k.key[0] == life.key])]
-    anon_vmas = [_anon_vma_box(scene, life) for key, life in scene.anon_vmas.items() if key in trees]
+    chains = {life.key: chain for life in lives if (chain := _chain(scene, life))}
+    kept = _nearest(scene, list(chains.values()))
+    vmas = [_vma_box(scene, life, chains[life.key]) for life in lives if life.key in chains]
+    anon_vmas = [_anon_vma_box(scene, life, chains) for key, life in scene.anon_vmas.items() if key in kept]
     boxes = even((*vmas, *anon_vmas))
     rows = {row.id for box in boxes for row in box.rows}
-    edges = [edge for link in links if (edge := _link_edge(scene, link)).tail[1] in rows and edge.head[1] in rows]
+    edges = [edge for chain in chains.values() for link in chain
+             if (edge := _link_edge(scene, link)).tail[1] in rows and edge.head[1] in rows]
+    rest = tuple(dict.fromkeys(link.key[1] for chain in chains.values() for link in chain if link.key[1] not in kept))
     return Panel("forest", "anon_vma forest", "Where reverse mapping looks for an anonymous page. A line is one "
                  "anon_vma_chain: in a VMA's list (left) and in an anon_vma's interval tree (right). An arrow on the "
                  "right leads to the parent.",
-                 boxes, (*edges, *_parents(scene, anon_vmas)), ranksep=1.1)
+                 boxes, (*edges, *_parents(scene, anon_vmas)), folds=_fold(scene, rest), ranksep=1.1)
 
 
-def _vma_box(scene: Scene, life: Life, links: list[Life]) -> Box:
+# Which of them
+
+
+def _chain(scene: Scene, life: Life) -> list[Life]:
+    """The links of a VMA in the order of its list, by where they stood last."""
+    places = {link.key: _chain_places(scene, life, link) for link in scene.links if link.key[0] == life.key}
+    return sorted((link for link in scene.links if link.key in places),
+                  key=lambda link: next((p for p in reversed(places[link.key]) if p >= 0), len(places)))
+
+
+def _nearest(scene: Scene, chains: list[list[Life]]) -> set[Key]:
+    """The anon_vmas that have a place: of each chain its own and the root, then those next to its own, in turns."""
+    turns = [[chain[0], _root(scene, chain), *chain[1:]] for chain in chains]
+    order = dict.fromkeys(link.key[1] for turn in zip_longest(*turns) for link in turn if link)
+    return set(list(order)[:MOST_ANON_VMAS])
+
+
+def _root(scene: Scene, chain: list[Life]) -> Life:
+    """The link to the root of the tree of forks; to the oldest anon_vma, where that is not in the chain."""
+    return next((link for link in chain if any(av and av.is_root for av in scene.anon_vmas[link.key[1]].seen)),
+                chain[-1])
+
+
+def _shown(scene: Scene, chain: list[Life]) -> list[Life]:
+    """The links of a chain that have a row: the first ones and the root."""
+    if len(chain) <= MOST_CHAIN + 1:        # a line that stands for one other is no shorter
+        return chain
+    nearest = chain[:MOST_CHAIN - 1]
+    root = _root(scene, chain)
+    return [*nearest, chain[MOST_CHAIN - 1] if root in nearest else root]
+
+
+def _fold(scene: Scene, rest: tuple[Key, ...]) -> tuple[Box, ...]:
+    """The line for the anon_vmas that have no place."""
+    return (fold("forest-more", f"… and {len(rest)} more anon_vmas", len(scene), tuple(ref("anon_vma", k) for k in rest),
+                 _opens(scene, rest)),) if rest else ()
+
+
+def _opens(scene: Scene, keys: tuple[Key, ...]) -> Opens:
+    """The list of some anon_vmas, at each step those there are."""
+    return Opens("anon_vmas", tuple(tuple(_says(scene, av, step) for key in keys if (av := scene.anon_vmas[key].seen[step]))
+                                    for step in range(len(scene))))
+
+
+def _says(scene: Scene, av: AnonVma, step: int) -> str:
+    """An anon_vma in one line."""
+    head = _head(scene, av, step)
+    return f"{head.lines[0]}: {len(av.tree)} VMA{'' if len(av.tree) == 1 else 's'} in its tree, {head.lines[1]}"
+
+
+# Boxes
+
+
+def _vma_box(scene: Scene, life: Life, chain: list[Life]) -> Box:
     head = tuple(vma and Seen((f"{scene.mm_name(scene.mm_of(life))} {vma.vm_start:#x}",
                                f"->anon_vma = {_own(scene, vma, step)}"), {"->anon_vma": _own(scene, vma, step)})
                  for step, vma in enumerate(life.seen))
     rows = [Row(f"forest-{ref('vma', life.key)}-head", "head", head, refs("vma", life.key),
                 opens=Opens("vma", (life.key,)))]
-    order = {link.key: _chain_places(scene, life, link) for link in links}
-    for link in sorted(links, key=lambda k: max(p for p in order[k.key] if p >= 0) if max(order[k.key]) >= 0 else 99):
-        seen = tuple(Seen((f"chain {place + 1}: {scene.anon_vma_name(link.key[1])}",), {"list": "in"})
-                     if place >= 0 else None for place in order[link.key])
-        rows.append(Row(_link_id(link, "chain"), "link", seen, refs("link", link.key)))
+    shown = _shown(scene, chain)
+    rows += [_chain_row(scene, life, link) for link in shown]
+    if rest := [link for link in chain if link not in shown]:
+        rows.insert(-1, _chain_rest(scene, life, rest))
     return Box(f"forest-{ref('vma', life.key)}", "vma", tuple(rows), rank="forest-vmas")
+
+
+def _chain_row(scene: Scene, life: Life, link: Life) -> Row:
+    seen = tuple(Seen((f"chain {place + 1}: {scene.anon_vma_name(link.key[1])}",), {"list": "in"})
+                 if place >= 0 else None for place in _chain_places(scene, life, link))
+    return Row(_link_id(link, "chain"), "link", seen, refs("link", link.key))
+
+
+def _chain_rest(scene: Scene, life: Life, rest: list[Life]) -> Row:
+    """The line for the links of a chain that have no row."""
+    there = [sum(bool(link.seen[step]) for link in rest) for step in range(len(scene))]
+    seen = tuple(Seen((f"… and {count} more",), {"more": count}) if count else None for count in there)
+    return Row(f"forest-chain-{ref('vma', life.key)}-more", "fold", seen, tuple(ref("link", link.key) for link in rest),
+               opens=_opens(scene, tuple(link.key[1] for link in rest)))
 
 
 def _own(scene: Scene, vma: Vma, step: int) -> str:
@@ -64,21 +136,21 @@ def _chain_places(scene: Scene, life: Life, link: Life) -> list[int]:
     return places
 
 
-def _anon_vma_box(scene: Scene, life: Life) -> Box:
-    head = tuple(av and _head(scene, av, step) for step, av in enumerate(life.seen))
-    links = [link for link in scene.links if link.key[1] == life.key]
-    links.sort(key=lambda k: _tree_order(scene, life, k))
-    rows = [Row(f"forest-{ref('anon_vma', life.key)}-head", "head", head, refs("anon_vma", life.key),
-                opens=Opens("vmas", tuple(link.key[0] for link in links)))]
+def _anon_vma_box(scene: Scene, life: Life, drawn: Collection[Key]) -> Box:
+    """drawn: the VMAs that have a box; they are the last to be folded."""
+    links = sorted((link for link in scene.links if link.key[1] == life.key), key=lambda k: _tree_order(scene, life, k))
+    name = ref("anon_vma", life.key)
+    rows = [Row(f"forest-{name}-head", "head", tuple(av and _head(scene, av, step) for step, av in enumerate(life.seen)),
+                refs("anon_vma", life.key), opens=Opens("vmas", tuple(link.key[0] for link in links)))]
     folios = _folios(scene, life)
     rows += [folios] if any(folios.seen) else []
-    rows += [_tree_row(scene, life, link) for link in links[:MOST_LINKS]]
-    if len(links) > MOST_LINKS:
-        more = Seen((f"… and {len(links) - MOST_LINKS} more VMAs",))
-        rest = tuple(link.key[0] for link in links[MOST_LINKS:])
-        rows.append(Row(f"forest-{ref('anon_vma', life.key)}-more", "fold", tuple(av and more for av in life.seen),
+    first = sorted(links, key=lambda link: link.key[0] not in drawn)[:MOST_LINKS]
+    rows += [_tree_row(scene, life, link) for link in links if link in first]
+    if rest := tuple(link.key[0] for link in links if link not in first):
+        more = Seen((f"… and {len(rest)} more VMAs",))
+        rows.append(Row(f"forest-{name}-more", "fold", tuple(av and more for av in life.seen),
                         tuple(ref("vma", key) for key in rest), opens=Opens("vmas", rest)))
-    return Box(f"forest-{ref('anon_vma', life.key)}", "anon_vma", tuple(rows), rank="forest-trees")
+    return Box(f"forest-{name}", "anon_vma", tuple(rows), rank="forest-trees")
 
 
 def _head(scene: Scene, av: AnonVma, step: int) -> Seen:

@@ -64,8 +64,11 @@ class Inventory:
             "vma": lambda keys: self.vmas[keys[0]], "vmas": lambda keys: [self.vmas[k] for k in keys if k in self.vmas],
             "mm": lambda keys: self.mms[keys[0]], "mms": lambda keys: [self.mms[k] for k in keys],
             "frames": lambda pfns: [*_ranges(pfns)],
-            "lines": lambda steps: [self.lists(tuple(map(self.words, lines))) for lines in steps]}
+            "lines": self._by_step, "anon_vmas": self._by_step}
         return [what.kind, say[what.kind](what.what)]
+
+    def _by_step(self, steps: Iterable[Iterable[str]]) -> list[int]:
+        return [self.lists(tuple(map(self.words, lines))) for lines in steps]
 
     def _shown(self, kind: str, key: Key) -> list[int]:
         return self.rows.get(ref(kind, key), [])

@@ -284,16 +284,26 @@ def _direct(panel: Panel, boxes: dict[str, Point], shift: float) -> dict[str, tu
 
 
 def _brackets(panel: Panel, boxes: dict[str, Point], edges: dict[str, tuple[Point, ...]]) -> float:
-    """Route edges to parents as brackets right of their column, side by side; return the room they take."""
+    """Route edges to parents as brackets right of their column; return the room they take."""
     parents = [edge for edge in panel.edges if edge.cls == "parent" and {edge.tail[0], edge.head[0]} <= boxes.keys()]
     wide = {box.id: width(box) for box in panel.boxes}
-    for i, edge in enumerate(parents):
+    lanes: list[list[tuple[float, float]]] = []
+    for edge in parents:
         (x0, y0), (x1, y1) = ((boxes[end][0] + wide[end], boxes[end][1] + 12) for end in (edge.tail[0], edge.head[0]))
-        x, down = max(x0, x1) + _BRACKET * (i + 1), 6 * (y1 > y0) - 6 * (y1 <= y0)
+        lane = _lane(lanes, min(y0, y1), max(y0, y1) + 8)
+        x, down = max(x0, x1) + _BRACKET * (lane + 1), 6 * (y1 > y0) - 6 * (y1 <= y0)
         corners = [(x0, y0 + 8), (x, y0 + 8), (x, y0 + 8 + down), (x, (y0 + y1) / 2), (x, y1 - down), (x, y1),
                    (x1 + 7, y1)]
         edges[edge.id] = (*_straight(corners), (x1, y1))
-    return _BRACKET * (len(parents) + 1) if parents else 0
+    return _BRACKET * (len(lanes) + 1) if parents else 0
+
+
+def _lane(lanes: list[list[tuple[float, float]]], top: float, bottom: float) -> int:
+    """The first lane in which nothing stands between two heights; it is taken. A line of forks needs two in all."""
+    free = next((i for i, lane in enumerate(lanes) if all(bottom < a or b < top for a, b in lane)), len(lanes))
+    lanes += [[]] if free == len(lanes) else []
+    lanes[free].append((top, bottom))
+    return free
 
 
 def _straight(corners: list[Point]) -> Iterable[Point]:

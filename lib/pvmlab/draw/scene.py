@@ -9,6 +9,7 @@ Leaves out: how any of it is drawn.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 
@@ -105,8 +106,8 @@ class Scene:
         first = self._asked_for() | touched
         wanted = first | (self._near(touched or first) or self._plain())
         groups: dict[Key, list[Life]] = {}
-        order = {key: i for i, key in enumerate(self.vmas)}
-        for key in sorted(wanted, key=lambda k: (k not in first, order[k])):
+        order, common = {key: i for i, key in enumerate(self.vmas)}, self._in_common(first)
+        for key in sorted(wanted, key=lambda k: (k not in first, -common[k], order[k])):
             groups.setdefault(self.mm_of(self.vmas[key]), []).append(self.vmas[key])
         chosen = [mm for mm in groups][:MOST_MMS]
         return {mm: sorted(groups[mm][:MOST_VMAS], key=_lowest) for mm in self.mms if mm in chosen}
@@ -180,6 +181,11 @@ class Scene:
         kin = {link.key[0] for link in self.links if link.key[1] in trees and link.key[0] in self.vmas}
         near = self._mapping(frames) | kin
         return touched | {key for key in near if not self.special(self.vmas[key])}
+
+    def _in_common(self, first: set[Key]) -> Counter[Key]:
+        """How many anon_vmas each VMA has in common with the first ones: in a line of forks, the near kin come first."""
+        trees = {link.key[1] for link in self.links if link.key[0] in first}
+        return Counter(link.key[0] for link in self.links if link.key[1] in trees)
 
     def _frames(self, vma: Life) -> Iterator[int]:
         for step, seen in enumerate(vma.seen):

@@ -95,6 +95,9 @@ function pvmlabUnfold(figure, step) {
   const mappers = (pfn, count = 1) => [...spaces.keys()].flatMap((mm) => inMm(mm, naming(runs(mm), pfn, count)));
   const some = (vmas) => listed(plural(vmas.length, "VMA"), vmas);
 
+  const lines = (steps, what) => listed(plural(lists[steps[step]].length, what),
+    lists[steps[step]].map((n) => ({ kind: "line", line: text(n) })));
+
   /** The list that a part or an item opens. */
   const make = {
     entries: (ranges) => pieced("entry", ranges.flatMap(([mm, from, to]) =>
@@ -112,8 +115,8 @@ function pvmlabUnfold(figure, step) {
       const list = pieced("entry", mappers(pfn), entry);
       return { ...list, title: `${list.title} that map${list.count === 1 ? "s" : ""} frame ${hex(pfn)}` };
     },
-    lines: (steps) => listed(plural(lists[steps[step]].length, "counter"),
-      lists[steps[step]].map((n) => ({ kind: "line", line: text(n) }))),
+    lines: (steps) => lines(steps, "counter"),
+    anon_vmas: (steps) => lines(steps, "anon_vma"),
   };
   const blank = words.indexOf("");
 
