@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 
 from .draw import LEGIBLE, PANELS, Picture, ref, svg
@@ -21,7 +21,9 @@ from .draw.details import Details
 from .draw.inventory import Inventory, Once
 from .draw.layout import BAR, CLOSE
 from .draw.parts import Panel
-from .model import RmapWalk, Snapshot
+from .draw.walk import REST, said, visit_id
+from .identity import Key
+from .model import RmapWalk, Vma
 
 #: What a chosen part says of the lit parts, by their class, and how many it names.
 _KINDS = {"vma": "VMAs", "pte": "entries", "frame": "frames", "anon_vma": "anon_vma"}
@@ -113,7 +115,8 @@ class _Maker:
                 "says": {self.numbers[name]: self.words(told.says(name, lit)) for name, lit in rows.items()},
                 "details": {self.numbers[name]: self.lists(tuple(self.words(term) for detail in told.details(name)
                                                                  for term in detail)) for name in rows},
-                "walk": [[[self.numbers[name] for name in lit], self.words(text)] for lit, text in told.walk()]}
+                "walk": [[[self.numbers[name] for name in lit], self.words(text), item]
+                         for lit, text, item in told.walk()]}
 
     def _label(self, old: int | None, new: int) -> str:
         if self.picture.steps is None:
@@ -190,8 +193,9 @@ class _Told:
 
     # The walk, step by step
 
-    def walk(self) -> Iterator[tuple[list[str], str]]:
-        """(parts to light, words) of each step of the reverse-map walk: frame, anon_vma, each visit, the end."""
+    def walk(self) -> Iterator[tuple[list[str], str, int | None]]:
+        """(parts to light, words, item of the list) of each step of the reverse-map walk: frame, anon_vma, each visit,
+        the end. The item: of a visit without a row, which of those that its line lists."""
         walk = self._walk_at(self.new)
         if walk is None:
             return
@@ -199,62 +203,68 @@ class _Told:
         line = self._first_line
         page = [*self._same(rows, "walk-page-row")]
         yield (page, f"The walk begins at {line('walk-page-row')}: its mapping names "
-               f"{line('walk-start-row')}, and its index says where in a VMA it lies.")
+               f"{line('walk-start-row')}, and its index says where in a VMA it lies.", None)
         start = [*self._same(rows, "walk-start-row")]
-        yield start, f"{line('walk-start-row')}: {len(walk.steps)} VMAs in the tree reach over this index."
-        visits = [name for name in rows if name.startswith("walk-visit-")]
-        order = sorted(visits, key=lambda name: int(rows[name].seen[self.new].lines[0].split(".")[0]))
-        for name, visit in zip(order, walk.steps):
-            lit = [*self._same(rows, name), *self._between(rows, name, start), *self._entry(rows, name, visit.address)]
-            lit += page[1:] if visit.hit else []
-            yield lit, f"Visit {self._first_line(name)}: {visit.why}."
-        hits = [name for name, visit in zip(order, walk.steps) if visit.hit]
+        yield start, f"{line('walk-start-row')}: {len(walk.steps)} VMAs in the tree reach over this index.", None
+        hits, folded = [], 0
+        for i, visit in enumerate(walk.steps):
+            vma = self._key("vma", visit.vma)
+            name = visit_id(vma, visit.address)
+            item, folded = (None, folded) if name in rows else (folded, folded + 1)
+            lit = [name if name in rows else REST, *self._showing(rows, {ref("vma", vma)}),
+                   *self._between(rows, vma, start), *self._entry(rows, vma, visit.address),
+                   *(page[1:] if visit.hit else ())]
+            hits += lit[:1] if visit.hit else []
+            yield lit, f"Visit {said(visit, i)}: {visit.why}.", item
         alarms = [row.id for panel in self.picture.panels for box in panel.boxes for row in box.rows
                   if row.cls == "alarm" and row.seen[self.new]]
         twice = " ".join(f"The page is in {name} more than once." for name in walk.twice)
         missed = " ".join(f"Not found: {name} at {addr:#x}." for name, addr in walk.missed)
-        yield ["walk-start-row", *hits, *alarms], " ".join(
-            filter(None, (f"The walk ends: {len(walk.steps)} visited, {len(hits)} hits.", twice, missed)))
+        yield ["walk-start-row", *dict.fromkeys(hits), *alarms], " ".join(
+            filter(None, (f"The walk ends: {len(walk.steps)} visited, {len(walk.hits)} hits.", twice, missed))), None
+
+    def _key(self, kind: str, place: int) -> Key:
+        """The key of what lies at a kernel address at this step."""
+        steps = self.picture.steps
+        return steps.identity.key(kind, steps.at[self.new], place) if steps is not None else (place,)
 
     def _first_line(self, name: str) -> str:
         row = next(row for panel in self.picture.panels for box in panel.boxes for row in box.rows if row.id == name)
         return row.seen[self.new].lines[0].strip()
 
-    @staticmethod
-    def _same(rows: dict, name: str) -> Iterator[str]:
+    def _same(self, rows: dict, name: str) -> Iterator[str]:
         """A part and all that show the same thing."""
-        refs = set(rows[name].refs) if name in rows else set()
         yield name
-        yield from (other for other, row in rows.items() if other != name and not refs.isdisjoint(row.refs)
-                    and row.cls in ("vma", "frame", "head") and not other.startswith("walk-"))
+        yield from (other for other in self._showing(rows, rows[name].refs if name in rows else ()) if other != name)
 
     @staticmethod
-    def _between(rows: dict, name: str, start: list[str]) -> Iterator[str]:
+    def _showing(rows: dict, refs: Iterable[str]) -> Iterator[str]:
+        """The parts outside of the walk that show something."""
+        refs = set(refs)
+        yield from (name for name, row in rows.items() if not refs.isdisjoint(row.refs)
+                    and row.cls in ("vma", "frame", "head", "fold") and not name.startswith("walk-"))
+
+    @staticmethod
+    def _between(rows: dict, vma: Key, start: list[str]) -> Iterator[str]:
         """The two places of the anon_vma_chain that led from the anon_vma to a visited VMA."""
-        vmas = rows[name].refs
         owners = [r for other in start if other in rows for r in rows[other].refs if r.startswith("anon_vma-")]
-        links = {f"link-{vma.removeprefix('vma-')}-{owner.removeprefix('anon_vma-')}"
-                 for vma in vmas for owner in owners}
+        links = {f"link-{ref('vma', vma).removeprefix('vma-')}-{owner.removeprefix('anon_vma-')}" for owner in owners}
         yield from (other for other, row in rows.items() if row.cls == "link" and not links.isdisjoint(row.refs))
 
-    def _entry(self, rows: dict, name: str, address: int | None) -> Iterator[str]:
+    def _entry(self, rows: dict, key: Key, address: int | None) -> Iterator[str]:
         """The run of entries that holds the address looked at, and the way there."""
-        if address is None or self.picture.steps is None:
+        vma = self._vma(key)
+        if address is None or vma is None:
             return
-        steps = self.picture.steps
-        vma = next((v for v in _vmas(steps.snapshots[self.new]) if ref("vma", steps.identity.key(
-            "vma", steps.at[self.new], v.addr)) in rows[name].refs), None)
-        if vma is None:
-            return
-        mm = steps.identity.key("mm", steps.at[self.new], vma.mm)
+        mm = self._key("mm", vma.mm)
         wanted = {ref("entry", (mm, address & -size, level)) for level, size in (("pte", 1 << 12), ("pmd", 1 << 21))}
         for other, row in rows.items():
             if row.cls == "pte" and not wanted.isdisjoint(row.refs):
                 yield from (other, *self.belong.path(other))
 
-
-def _vmas(snapshot: Snapshot) -> Iterator:
-    return (vma for mm in snapshot.mms for vma in mm.vmas)
+    def _vma(self, key: Key) -> Vma | None:
+        steps = self.picture.steps
+        return steps.identity.at("vma", steps.at[self.new]).get(key) if steps is not None else None
 
 
 def _several(names: list[str]) -> str:

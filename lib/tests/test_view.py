@@ -319,7 +319,7 @@ def test_the_walk_goes_from_the_frame_to_every_visit():
     made = figure(picture(row, walk=walk))
     steps_of_it = made["stops"][2]["walk"]
     assert len(steps_of_it) == len(walk.steps) + 3 and made["stops"][0]["walk"] == []
-    for visit, (lit, said) in zip(walk.steps, steps_of_it[2:]):
+    for visit, (lit, said, item) in zip(walk.steps, steps_of_it[2:]):
         names, at = {made["parts"][n] for n in lit}, row.identity
         vma, mm = at.key("vma", 2, visit.vma), at.key("mm", 2, visit.mm)
         link = (vma, at.key("anon_vma", 2, walk.start))

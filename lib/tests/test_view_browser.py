@@ -274,6 +274,31 @@ def test_the_walk_goes_on_by_key_visit_by_visit(shown):
     assert address == "vm_start + (index − vm_pgoff) × 4096"
 
 
+def test_of_many_visits_the_first_have_rows_and_the_walk_opens_the_list_of_the_others(opened):
+    row = steps(*worlds.lineage(20))
+    picture_ = picture(row, walk=0x1A2B)
+    shown, visits = Figure(opened(saved(picture_)), figure(picture_)), row.snapshots[1].rmap(0x1A2B).steps
+    rows, fold = shown.root.locator(".row.visit"), shown.root.locator("[data-panel=walk] .row.fold")
+    assert len(visits) == 21 and rows.count() == 12
+    hits = sum(visit.hit for visit in visits[12:])
+    assert f"… and 9 more visits   {hits} hits, {9 - hits} misses" in fold.text_content()
+    shown.root.locator(".pv-bar [aria-current]").focus()
+    line = shown.root.locator(".pv-list [aria-pressed=true]")
+    for _ in range(2):
+        shown.tab.keyboard.press("w")
+    for i, visit in enumerate(visits):
+        shown.tab.keyboard.press("w")
+        assert f"Visit {i + 1}. {'● HIT' if visit.hit else '○ miss'}: {visit.tasks[0]}" in shown.said
+        assert line.all_inner_texts() == ([] if i < 12 else [f"{i + 1}. {'● HIT' if visit.hit else '○ miss'}: "
+                                          f"{visit.tasks[0]} at {visit.address:#x}: {visit.why}"])
+        assert {f"spaces-{ref('vma', row.identity.key('vma', 1, visit.vma))}", "spaces-more-row"} & shown.lit()
+    shown.tab.keyboard.press("w")
+    assert shown.said.startswith("24/24") and not shown.root.locator(".pv-list").is_visible()
+    fold.focus()
+    shown.tab.keyboard.press("Enter")
+    assert [line.split(".")[0] for line in shown.listed()] == [str(i + 1) for i in range(12, 21)]
+
+
 def test_tab_reaches_every_part(shown):
     shown.root.locator(".pv-changes .pv-here button").last.focus()
     count = shown.root.locator(".row[role=button]").count()

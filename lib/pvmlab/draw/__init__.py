@@ -57,7 +57,8 @@ def picture(view: View, *, panels: Sequence[str] = USUAL, focus: object = (),
     if unknown := [name for name in panels if name not in PANELS]:
         raise UsageError(f"there is no panel {unknown[0]!r}", f"a figure has {', '.join(PANELS)}")
     if isinstance(view, RmapWalk):
-        return Picture(None, (_walk_panel((view,), lambda step, addr: view.name or f"{addr:#x}"),), ("walk",), notes, (view,))
+        panel = _walk_panel((view,), lambda step, addr: view.name or f"{addr:#x}", most=len(view.steps))
+        return Picture(None, (panel,), ("walk",), notes, (view,))
     if not isinstance(view, (Snapshot, Steps)):
         raise UsageError(f"a {type(view).__name__} cannot be drawn", "a picture shows what lab.look() returned",
                          "give a Snapshot, after - before, steps(…), or an RmapWalk")

@@ -77,13 +77,15 @@ def _shown(scene: Scene, chain: list[Life]) -> list[Life]:
 
 def _fold(scene: Scene, rest: tuple[Key, ...]) -> tuple[Box, ...]:
     """The line for the anon_vmas that have no place."""
-    return (fold("forest-more", f"… and {len(rest)} more anon_vmas", len(scene), tuple(ref("anon_vma", k) for k in rest),
-                 _opens(scene, rest)),) if rest else ()
+    theirs = tuple(ref("anon_vma", key) for key in rest)
+    return (fold("forest-more", f"… and {len(rest)} more anon_vmas", len(scene), theirs, _opens(scene, rest)),) \
+        if rest else ()
 
 
 def _opens(scene: Scene, keys: tuple[Key, ...]) -> Opens:
     """The list of some anon_vmas, at each step those there are."""
-    return Opens("anon_vmas", tuple(tuple(_says(scene, av, step) for key in keys if (av := scene.anon_vmas[key].seen[step]))
+    seen = [scene.anon_vmas[key].seen for key in keys]
+    return Opens("anon_vmas", tuple(tuple(_says(scene, life[step], step) for life in seen if life[step])
                                     for step in range(len(scene))))
 
 
@@ -140,8 +142,9 @@ def _anon_vma_box(scene: Scene, life: Life, drawn: Collection[Key]) -> Box:
     """drawn: the VMAs that have a box; they are the last to be folded."""
     links = sorted((link for link in scene.links if link.key[1] == life.key), key=lambda k: _tree_order(scene, life, k))
     name = ref("anon_vma", life.key)
-    rows = [Row(f"forest-{name}-head", "head", tuple(av and _head(scene, av, step) for step, av in enumerate(life.seen)),
-                refs("anon_vma", life.key), opens=Opens("vmas", tuple(link.key[0] for link in links)))]
+    head = tuple(av and _head(scene, av, step) for step, av in enumerate(life.seen))
+    rows = [Row(f"forest-{name}-head", "head", head, refs("anon_vma", life.key),
+                opens=Opens("vmas", tuple(link.key[0] for link in links)))]
     folios = _folios(scene, life)
     rows += [folios] if any(folios.seen) else []
     first = sorted(links, key=lambda link: link.key[0] not in drawn)[:MOST_LINKS]

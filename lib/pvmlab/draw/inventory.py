@@ -64,7 +64,9 @@ class Inventory:
             "vma": lambda keys: self.vmas[keys[0]], "vmas": lambda keys: [self.vmas[k] for k in keys if k in self.vmas],
             "mm": lambda keys: self.mms[keys[0]], "mms": lambda keys: [self.mms[k] for k in keys],
             "frames": lambda pfns: [*_ranges(pfns)],
-            "lines": self._by_step, "anon_vmas": self._by_step}
+            "lines": self._by_step, "anon_vmas": self._by_step,
+            "visits": lambda steps: [self.lists(tuple(n for line, vma in visits for n in (
+                self.words(line), self.vmas.get(vma, -1)))) for visits in steps]}
         return [what.kind, say[what.kind](what.what)]
 
     def _by_step(self, steps: Iterable[Iterable[str]]) -> list[int]:

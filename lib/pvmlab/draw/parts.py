@@ -41,7 +41,8 @@ class Opens(NamedTuple):
 
     kind and what: "entries" ((mm's key, from, to), …) · "vma" (its key,): its
     entries · "vmas" (keys) · "mm" (its key,): its VMAs · "mms" (keys) · "frames"
-    (PFNs) · "lines", "anon_vmas" (the lines of each step)
+    (PFNs) · "lines", "anon_vmas" (the lines of each step) ·
+    "visits" ((line, VMA's key) … of each step)
     """
 
     kind: str

@@ -183,7 +183,7 @@ class Scene:
         return touched | {key for key in near if not self.special(self.vmas[key])}
 
     def _in_common(self, first: set[Key]) -> Counter[Key]:
-        """How many anon_vmas each VMA has in common with the first ones: in a line of forks, the near kin come first."""
+        """How many anon_vmas each VMA has in common with the first ones: near kin come before distant."""
         trees = {link.key[1] for link in self.links if link.key[0] in first}
         return Counter(link.key[0] for link in self.links if link.key[1] in trees)
 

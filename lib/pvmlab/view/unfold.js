@@ -40,7 +40,7 @@ function pvmlabUnfold(figure, step) {
     return { kind: "vma", mm, id, page, size, pgoff, prot, name, owner, chain, flags };
   });
 
-  const vma = (id) => vmas(inventory.vmas[id][0]).find((each) => each.id === id);
+  const vma = (id) => vmas(inventory.vmas[id]?.[0]).find((each) => each.id === id);
   const name = (mm) => text(inventory.mms[mm][0]);
 
   /** The pieces of runs that lie in [from, to). */
@@ -116,6 +116,8 @@ function pvmlabUnfold(figure, step) {
       return { ...list, title: `${list.title} that map${list.count === 1 ? "s" : ""} frame ${hex(pfn)}` };
     },
     lines: (steps) => lines(steps, "counter"),
+    visits: (steps) => listed(plural(lists[steps[step]].length / 2, "visit"), lists[steps[step]].flatMap((n, i, all) =>
+      i % 2 ? [] : [{ kind: "visit", line: text(n), vma: vma(all[i + 1]) }])),
     anon_vmas: (steps) => lines(steps, "anon_vma"),
   };
   const blank = words.indexOf("");
@@ -170,6 +172,7 @@ function pvmlabUnfold(figure, step) {
     mm: ({ mm }) => ({ facts: [], opens: ["mm", mm],
       line: `${name(mm)}: ${make.mm(mm).title}, ${plural(runs(mm).reduce((sum, run) => sum + run.count, 0), "entry")}` }),
     line: (item) => ({ line: item.line, facts: [], opens: null }),
+    visit: (item) => ({ ...(item.vma ? say.vma(item.vma) : { facts: [], opens: null }), line: item.line }),
   };
 
   // Lights
@@ -203,6 +206,7 @@ function pvmlabUnfold(figure, step) {
       })],
     mm: ({ mm }) => inventory.mms[mm][1],
     line: () => [],
+    visit: (item) => item.vma ? lit.vma(item.vma) : [],
   };
 
   return {

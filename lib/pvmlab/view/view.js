@@ -265,8 +265,9 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
     return card.querySelector(`.row[data-part="${n}"]`);
   }
 
-  function choose(what) {
-    if (!what || !chosen || what.part !== chosen.part) trail = [];
+  /** `opened`: the lists that are open then. */
+  function choose(what, opened = []) {
+    if (!what || !chosen || what.part === undefined || what.part !== chosen.part) trail = opened;
     chosen = what;
     if (what && what.part === undefined) reveal(what);
     light();
@@ -349,7 +350,7 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
     } else if (chosen.walk !== undefined) {
       const [lit, words] = stop.walk[chosen.walk];
       say.textContent = `${chosen.walk + 1}/${stop.walk.length} ${figure.words[words]}`;
-      facts.append(...known(lit[0]));
+      facts.append(...(picked() ? terms(picked().facts) : known(lit[0])));
     } else if (!(chosen.part in stop.says) || !part(chosen.part))
       say.textContent = "What was chosen is not there at this step.";
     else {
@@ -360,7 +361,7 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
       unfold.hidden = !all || !all.list.count;
       if (all) unfold.textContent = `list: ${all.list.title} ▸`;
     }
-    if (chosen?.part === undefined || !part(chosen.part)) trail = [];
+    if (!chosen || chosen.line !== undefined || chosen.part !== undefined && !part(chosen.part)) trail = [];
     unroll();
     foot.classList.toggle("pv-idle", !chosen);
     stick();
@@ -430,6 +431,8 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
 
   function pick(i) {
     trail[trail.length - 1].picked = i;
+    const visit = chosen.walk === undefined ? -1 : figure.stops[at].walk.findIndex(([, , item]) => item === i);
+    if (visit >= 0 && trail.length === 1) chosen = { walk: visit };
     light();
     drawer.querySelector(`[data-item="${i}"]`)?.focus();
   }
@@ -522,7 +525,10 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
     if (!visits.length) return;
     const now = chosen && chosen.walk !== undefined ? chosen.walk : by > 0 ? -1 : visits.length;
     if (!open.has("walk")) toggle("walk", true);
-    choose({ walk: Math.max(0, Math.min(visits.length - 1, now + by)) });
+    const to = Math.max(0, Math.min(visits.length - 1, now + by)), [[first], , item] = visits[to];
+    const folded = item !== null; // then it is a line of the list that its fold opens
+    choose({ walk: to }, folded ? [{ opens: figure.opens[first], from: item - item % PVMLAB_PAGE, picked: item }] : []);
+    drawer.querySelector("[aria-pressed=true]")?.scrollIntoView({ block: "nearest" });
   }
 
   // In a room
@@ -656,7 +662,8 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
 
   /** What a key does in a list. */
   function listed(key) {
-    const here = trail[trail.length - 1], { list, from, opens: mine } = shown(), to = (i) => () => i < 0 || i >= list.count ? null :
+    const here = trail[trail.length - 1], { list, from, opens: mine } = shown();
+    const to = (i) => () => i < 0 || i >= list.count ? null :
       i < here.from || i >= here.from + PVMLAB_PAGE ? turn(Math.floor(i / PVMLAB_PAGE) * PVMLAB_PAGE, i) : pick(i);
     const opens = here.picked !== null && from.line(list.items(here.picked, here.picked + 1)[0]).opens;
     return { ArrowUp: to(here.picked - 1), ArrowDown: to(here.picked === null ? here.from : here.picked + 1),
