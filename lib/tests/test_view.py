@@ -212,6 +212,31 @@ def test_a_frame_lights_everything_that_maps_it_in_every_process(world):
                    for each in extra), extra
 
 
+@pytest.mark.parametrize("world", [*ALL, "large", "scattered", "family", "lineage"])
+def test_a_vma_lights_all_its_entries_and_frames_drawn_or_folded(world):
+    """And nothing of another VMA: a line that stands for entries is lit if some of them are the VMA's."""
+    row = steps(*{"large": worlds.large, "scattered": lambda: (worlds.scattered(),), "family": lambda: (
+        worlds.family(),), "lineage": worlds.lineage}.get(world, lambda: ALL[world])())
+    shown, last = picture(row), len(row) - 1
+    made, rows = figure(shown), {row.id: row for _, row in parts(shown.panels)}
+    stop, snapshot = made["stops"][last], row.snapshots[-1]
+    for mm in snapshot.mms:
+        mine = row.identity.key("mm", last, mm.addr)
+        for vma in mm.vmas:
+            name = ref("vma", row.identity.key("vma", last, vma.addr))
+            box = f"spaces-{name}"
+            if box not in made["parts"] or made["parts"].index(box) not in stop["kin"]:
+                continue
+            ptes = mm.entries.between(vma.vm_start, vma.vm_end)
+            refs = {ref("entry", (mine, pte.addr, pte.level)) for pte in ptes} | {
+                ref("page", row.identity.key("page", last, pfn)) for pte in ptes if pte.present
+                for pfn in range(pte.pfn, pte.pfn + pte.size // 4096) if pfn in snapshot.pages}
+            lit = {made["parts"][n] for n in kin(made, stop, made["parts"].index(box))}
+            there = {made["parts"][n] for n in stop["kin"]}
+            assert {n for n in there if n.startswith(("tables-", "frames-")) and refs & set(rows[n].refs)} == {
+                n for n in lit if n.startswith(("tables-", "frames-")) and n in rows}, (box, world)
+
+
 def test_a_part_carries_all_that_it_stands_for():
     shown = picture(steps(*worlds.large()))
     run = next(row for _, row in parts(shown.panels) if row.cls == "pte" and "×312" in row.seen[1].lines[0])

@@ -103,8 +103,22 @@ class Belonging:
                 if edge.cls == "direct" and edge.seen[step]:
                     yield {rows[edge.tail].refs[0], rows[edge.head].refs[0]}
         if self.steps is not None:
+            yield from self._folded(step)
             for frame, mapper in self._mapped_by(step):
                 yield {frame, mapper}
+
+    def _folded(self, step: int) -> Iterator[set[str]]:
+        """What ties a line that stands for entries to each VMA that has some of them."""
+        for row in (row for _, row, _ in self.shown.values() if row.cls == "fold" and row.opens.kind == "entries"):
+            for mm, start, end in row.opens.what:
+                space = self.steps.identity.at("mm", self.steps.at[step]).get(mm)
+                for vma in space.vmas if space else ():
+                    found = space.entries.between(max(start, vma.vm_start), min(end, vma.vm_end))
+                    if vma.vm_start < end and start < vma.vm_end and found:
+                        yield {ref("vma", self._key("vma", step, vma.addr)), ref("entry", (mm, *found[0][::3]))}
+
+    def _key(self, kind: str, step: int, place: int) -> Key:
+        return self.steps.identity.key(kind, self.steps.at[step], place)
 
     def _mapped_by(self, step: int) -> set[tuple[str, str]]:
         """(ref of a drawn frame, ref of what maps it): each frame that a part stands for is looked up."""

@@ -20,8 +20,11 @@ from .tables import Run, table_id
 MOST_FRAMES = 40
 
 
-def frames(scene: Scene, runs: list[Run]) -> tuple[list[Box], list[Edge], tuple[Box, ...]]:
-    """Return a box for each group of equal frames, the edges from entries to them, and the fold of those left out."""
+def frames(scene: Scene, runs: list[Run], hidden: list[Run] = []) -> tuple[list[Box], list[Edge], tuple[Box, ...]]:
+    """Return a box for each group of equal frames, the edges from entries to them, and the fold of those left out.
+
+    hidden: runs without a row; what only they map is in the fold
+    """
     mapped: dict[Key, dict[str, list[bool]]] = defaultdict(dict)
     for run in runs:
         name = run.id
@@ -34,9 +37,15 @@ def frames(scene: Scene, runs: list[Run]) -> tuple[list[Box], list[Edge], tuple[
     tails = {run.id: table_id(run.mm, run.first.level, run.table) for run in runs}
     edges = [Edge(f"{box.id}-from-{run}", "maps", (tails[run], run), (box.id, ""), tuple(seen), _says(keys))
              for box, keys in zip(boxes, groups) for run, seen in mapped[keys[0]].items()]
-    rest = [key for keys in groups[MOST_FRAMES:] for key in keys]
+    rest = [*(key for keys in groups[MOST_FRAMES:] for key in keys), *(_mapped_by(scene, hidden) - mapped.keys())]
+    rest.sort()
     return boxes, edges, (fold("frames-more", f"… and {len(rest)} more frames", len(scene), _refs(rest),
                                _opens(rest)),) if rest else ()
+
+
+def _mapped_by(scene: Scene, runs: list[Run]) -> set[Key]:
+    return {scene.key("page", step, pte.pfn) for run in runs for column in run.ptes
+            for step, pte in enumerate(column) if pte is not None and pte.present}
 
 
 def _groups(scene: Scene, mapped: dict[Key, dict[str, list[bool]]]) -> list[list[Key]]:

@@ -25,7 +25,8 @@ def translation(scene: Scene) -> Panel:
     shown = tables.most(runs)
     path = tables.path(scene, shown)
     upper, edges = tables.upper(scene, shown, path)
-    more, arrows, hidden = frames.frames(scene, shown)
+    drawn = {run.id for run in shown}
+    more, arrows, hidden = frames.frames(scene, shown, [run for run in runs if run.id not in drawn])
     leaves = tables.leaf_boxes(scene, shown, runs, path)
     boxes = [*(strips.strip(scene, mm) for mm in scene.focus), *upper, *leaves, *more]
     ends = {(box.id, row.id) for box in boxes for row in box.rows} | {(box.id, "") for box in boxes}
