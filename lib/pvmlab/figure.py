@@ -20,7 +20,7 @@ from .draw.belonging import Belonging, parts
 from .draw.details import Details
 from .draw.inventory import Inventory, Once
 from .draw.layout import BAR, CLOSE
-from .draw.parts import Panel
+from .draw.parts import Box, Panel, Row
 from .draw.walk import REST, said, visit_id
 from .identity import Key
 from .model import RmapWalk, Vma
@@ -164,9 +164,20 @@ class _Told:
     def _name(self, name: str) -> str:
         box, row, step = self.belong.shown[name]
         first, head = row.seen[step].lines[0].strip(), box.header.seen[step]
-        if row is box.header or row.cls == "visit" or head is None:
-            return first
-        return f"{first} {head.lines[1]}" if box.cls == "table" else f"{first} in {head.lines[0]}"
+        if box.cls in ("upper", "table"):
+            return self._of_table(box, row, first, step)
+        return first if row is box.header or row.cls == "visit" or head is None else f"{first} in {head.lines[0]}"
+
+    def _of_table(self, box: Box, row: Row, first: str, step: int) -> str:
+        """A row of a table with the process whose table it is, which its head need not say."""
+        owner = f"of {self._mm_names[box.header.refs[0]]}"
+        head = box.header.seen[step]
+        return f"{first} {owner}" if row is box.header or head is None or row.cls == "pte" else \
+            f"{first} in the {head.lines[0]} {owner}"
+
+    @cached_property
+    def _mm_names(self) -> dict[str, str]:
+        return {ref("mm", key): name for key, name in self.picture.steps.identity.mm_names.items()}
 
     def _more(self, name: str) -> str:
         """The other lines of a part."""

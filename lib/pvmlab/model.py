@@ -129,13 +129,14 @@ class Table(NamedTuple):
 
     level: "pgd", "pud", "pmd" or "pte"; phys: physical address of the page;
     start: first virtual address it translates; parent: physical address of
-    the entry that names it (0 for the pgd).
+    the entry that names it, raw: that entry's 64 bits (0 for the pgd).
     """
 
     level: str
     phys: int
     start: int
     parent: int
+    raw: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,21 +34,21 @@ def walk(memory: Memory, pgd: int) -> tuple[Entries, tuple[Table, ...]]:
     entries: list[tuple[int, int, int, str]] = []
     tables: list[Table] = []
 
-    def visit(level: int, phys: int, start: int, parent: int, count: int) -> None:
+    def visit(level: int, phys: int, start: int, parent: int, named: int, count: int) -> None:
         if not 0 <= phys <= memory.size - 4096:
             return
-        tables.append(Table(_LEVELS[level], phys, start, parent))
+        tables.append(Table(_LEVELS[level], phys, start, parent, named))
         for i, raw in enumerate(struct.unpack(f"<{count}Q", memory.read(phys, 8 * count))):
             addr, at = start + (i << 12 + 9 * level), phys + 8 * i
             if not raw:
                 continue
             if level and raw & 1 and not entry.is_huge(raw):
-                visit(level - 1, raw & _FRAME, addr, at, 512)
+                visit(level - 1, raw & _FRAME, addr, at, raw, 512)
             else:
                 entries.append((addr, raw, at, _LEVELS[level]))
 
     _inside(memory, pgd)
-    visit(3, pgd, 0, 0, _USER_ENTRIES)
+    visit(3, pgd, 0, 0, 0, _USER_ENTRIES)
     return Entries(entries), tuple(tables)
 
 
@@ -64,9 +64,9 @@ def quick_walk(memory: Memory, pgd: int, room: int = 4096) -> tuple[Entries, tup
             break
         n_entries, n_tables = max(n, n_entries), max(found[0], n_tables)
     rows = struct.iter_unpack("<4Q", ffi.buffer(entries, n * ffi.sizeof("struct pvm_entry")))
-    spans = struct.iter_unpack("<4Q", ffi.buffer(tables, found[0] * ffi.sizeof("struct pvm_table")))
+    spans = struct.iter_unpack("<5Q", ffi.buffer(tables, found[0] * ffi.sizeof("struct pvm_table")))
     return (Entries((addr, raw, phys, _LEVELS[level]) for addr, raw, phys, level in rows),
-            tuple(Table(_LEVELS[level], phys, start, parent) for level, phys, start, parent in spans))
+            tuple(Table(_LEVELS[level], *span) for level, *span in spans))
 
 
 def _inside(memory: Memory, pgd: int) -> None:

@@ -26,10 +26,10 @@ struct walk {
 	uint64_t max_tables, n_tables;
 };
 
-static void add_table(struct walk *w, unsigned level, uint64_t phys, uint64_t start, uint64_t parent)
+static void add_table(struct walk *w, unsigned level, uint64_t phys, uint64_t start, uint64_t parent, uint64_t raw)
 {
 	if (w->n_tables < w->max_tables)
-		w->tables[w->n_tables] = (struct pvm_table){ level, phys, start, parent };
+		w->tables[w->n_tables] = (struct pvm_table){ level, phys, start, parent, raw };
 	w->n_tables++;
 }
 
@@ -46,24 +46,26 @@ static int is_table(uint64_t raw, unsigned level)
 	return level > 0 && (raw & PRESENT) && !(raw & PSE);
 }
 
-static void walk_table(struct walk *w, unsigned level, uint64_t phys, uint64_t start, uint64_t parent, unsigned count)
+/* The table that an entry names: raw is that entry, parent where it lies. Of the pgd, which none names, its place. */
+static void walk_table(struct walk *w, unsigned level, uint64_t start, uint64_t parent, uint64_t raw, unsigned count)
 {
 	unsigned shift = 12 + 9 * level;
+	uint64_t phys = raw & FRAME;
 	const uint64_t *table;
 
 	if (phys > w->size || w->size - phys < 4096)
 		return;
 	table = (const uint64_t *)(w->ram + phys);
-	add_table(w, level, phys, start, parent);
+	add_table(w, level, phys, start, parent, level < 3 ? raw : 0);
 	for (unsigned i = 0; i < count; i++) {
-		uint64_t raw = table[i], addr = start + ((uint64_t)i << shift);
+		uint64_t found = table[i], addr = start + ((uint64_t)i << shift);
 
-		if (!raw)
+		if (!found)
 			continue;
-		if (is_table(raw, level))
-			walk_table(w, level - 1, raw & FRAME, addr, phys + 8 * i, 512);
+		if (is_table(found, level))
+			walk_table(w, level - 1, addr, phys + 8 * i, found, 512);
 		else
-			add_entry(w, level, addr, raw, phys + 8 * i);
+			add_entry(w, level, addr, found, phys + 8 * i);
 	}
 }
 
@@ -75,7 +77,7 @@ int64_t pvm_walk(const uint8_t *ram, uint64_t size, uint64_t pgd, struct pvm_ent
 
 	if (pgd & 4095)
 		return -1;
-	walk_table(&w, 3, pgd, 0, 0, 256);
+	walk_table(&w, 3, 0, 0, pgd, 256);
 	*found_tables = w.n_tables;
 	return (int64_t)w.n_entries;
 }

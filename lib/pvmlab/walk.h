@@ -13,6 +13,7 @@ struct pvm_table {	/* one page of the tree */
 	uint64_t phys;
 	uint64_t start;	/* first virtual address it spans */
 	uint64_t parent;	/* physical address of the entry that names it */
+	uint64_t raw;	/* that entry's 64 bits */
 };
 
 struct pvm_layout {	/* from the kernel's debug information */

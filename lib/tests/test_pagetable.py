@@ -131,6 +131,7 @@ def test_a_table_that_names_itself_ends():
     found, tables = walk(memory, 0)
     assert (found, tables) == quick_walk(memory, 0)
     assert len(found) == 3 ** 4 and len(tables) == 1 + 3 + 9 + 27
+    assert all(t.raw == int.from_bytes(memory.read(t.parent, 8), "little") for t in tables[1:]) and not tables[0].raw
 
 
 def test_the_kernels_half_is_left_out():

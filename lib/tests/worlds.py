@@ -195,7 +195,8 @@ class World:
                 key = (depth, addr // span)
                 if key not in made:
                     parent = upper.phys + 8 * (addr // span % 512)
-                    made[key] = Table(depth, self._place(task, pgd, key), addr // span * span, parent)
+                    phys = self._place(task, pgd, key)
+                    made[key] = Table(depth, phys, addr // span * span, parent, phys | P | RW | US | A | D)
                 upper = made[key]
             rows.append((addr, raw, upper.phys + 8 * (addr // LEVEL_SIZE[level] % 512), level))
         return rows, tuple(made.values())

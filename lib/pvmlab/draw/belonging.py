@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """What belongs together in a figure at one step: what lights up when a part is chosen.
 
-Adds: ties between an entry and its VMA, a frame and every entry and VMA that
-maps it (in every process, drawn in full or not), a link of the anon_vma_chain,
-its VMA and its anon_vma; parts that show one thing twice; the places of a
+Adds: ties between an entry, its VMA and the way to it through the tables; a
+frame and every entry and VMA that maps it (in every process, drawn in full or
+not); a link of the anon_vma_chain, its VMA and its anon_vma; parts that show one thing twice; the places of a
 change, drawn or folded.
 Leaves out: how that is said (details.py) and shown (view.js).
 """
@@ -62,6 +62,7 @@ class Belonging:
         ties = self._ties[step]
         refs = {*row.refs, *(tied for mine in row.refs for tied in ties.get(mine, ()))}
         found = {other for each in refs for other in self._by_ref.get(each, ())}
+        found.update(other for run in self._below.get(name, ()) for other in self.lit(run))
         lit = [other for other in self.shown if other in found]
         return [*lit, *dict.fromkeys(way for other in lit for way in self.path(other))]
 
@@ -69,6 +70,15 @@ class Belonging:
         """Yield the ids of the index rows that lead to a run of entries, lowest table first."""
         box, row, step = self.shown[name]
         yield from (way for way, edge in self._up(box) if edge.seen[step]) if row.cls == "pte" else ()
+
+    @cached_property
+    def _below(self) -> dict[str, list[str]]:
+        """{id of an index row: the runs of entries that it leads to}."""
+        found = defaultdict(list)
+        for name in self.shown:
+            for way in self.path(name):
+                found[way].append(name)
+        return found
 
     def way(self, box: Box) -> list[str]:
         """path() of a table's rows at any step."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """All that is known of one part of a figure at one step, as (term, words).
 
-Adds: an entry's address split into its table indices and its bits by name, a
-VMA's flags in words, a frame's flags and whoever maps it, an anon_vma's
+Adds: an entry's address split into its table indices and its bits by name, at
+every level of the tables; a VMA's flags in words, a frame's flags and whoever maps it, an anon_vma's
 counts with what they count.
 Leaves out: what belongs together (belonging.py), what is folded (inventory.py).
 """
@@ -14,7 +14,7 @@ from functools import cached_property
 
 from .. import entry as _entry
 from ..diff import Steps
-from ..model import PAGE_SHIFT, AnonVma, Mm, Page, Pte, RmapWalk, Vma
+from ..model import PAGE_SHIFT, AnonVma, Mm, Page, Pte, RmapWalk, Table, Vma
 from .parts import Box, Row, ref
 from .strips import bytes_of
 
@@ -44,6 +44,8 @@ VM_WORDS = {
     "DROPPABLE": "may be dropped under pressure", "SEALED": "mseal()ed: cannot be unmapped or changed",
     **{f"PKEY_BIT{i}": "part of its protection key" for i in range(4)},
 }
+#: Bits that say nothing in an entry that names a table; _PAGE_TABLE (pgtable_types.h) sets them all the same.
+_IGNORED = {"D": "of no effect here: the processor looks at it in entries that map memory"}
 #: What the folio's flags say (include/linux/page-flags.h).
 PAGE_WORDS = {
     "locked": "somebody works on it", "referenced": "used of late", "uptodate": "its content is valid",
@@ -80,7 +82,8 @@ class Details:
     def _things(self) -> dict[str, object]:
         return {ref(kind, key): thing for kind in ("mm", "vma", "anon_vma") for key, thing in
                 self.who.at(kind, self.at).items()} | {
-                    ref("link", key): (key, link) for key, link in self.who.links(self.at).items()}
+                    ref("link", key): (key, link) for key, link in self.who.links(self.at).items()} | {
+                    ref("table", key): table for key, table in self.who.tables(self.at).items()}
 
     @cached_property
     def _frames(self) -> dict[int, list[tuple[Mm, int]]]:
@@ -98,6 +101,9 @@ class Details:
             return [(name, COUNTER_WORDS[name])] if name in COUNTER_WORDS else []
         if row.cls == "pte":
             return list(self._entry(entry_at(self._things, first), len(row.refs)))
+        if row.cls == "index":
+            tables = (self._things.get(name) for name in row.refs)
+            return [detail for table in tables if table for detail in self._index(table)]
         if first.startswith("page-"):
             return list(self._frame(self.snapshot.pages.get(int(first.split("-")[1], 16))))
         thing = self._things.get(first)
@@ -120,6 +126,13 @@ class Details:
             yield "frame", f"{pte.pfn:#x}" + (f", {pte.size >> PAGE_SHIFT} pages" if pte.level != "pte" else "")
         else:
             yield pte.swap.kind, f"area {pte.swap.type}, offset {pte.swap.offset}"
+
+    def _index(self, table: Table) -> Iterator[Detail]:
+        """The entry that names a table."""
+        yield "address", f"{table.start:#x}: the first that it leads to"
+        yield "the entry", f"{table.raw:#018x}, at {table.parent:#x}"
+        yield from ((bit, _IGNORED.get(bit, words)) for bit, words in _entry.explain(table.raw))
+        yield "names", f"the {table.level} table at {table.phys:#x}"
 
     def _vma(self, vma: Vma) -> Iterator[Detail]:
         yield "range", (f"{vma.vm_start:#x}–{vma.vm_end:#x}, {_pages(vma)} ({bytes_of(vma.vm_end - vma.vm_start)})"

@@ -294,7 +294,8 @@ def _table_box(scene: Scene, mm: Key, phys: int, rows: dict[int, tuple]) -> Box:
 def _index_rows(scene: Scene, mm: Key, name: str, rows: dict[int, tuple], says: str = "") -> list[Row]:
     def seen(index: int, table: int) -> tuple[Seen | None, ...]:
         return tuple(Seen((f"[{index}]{says}",)) if there else None for there in _there(scene, mm, table))
-    return [Row(f"{name}-{i}", "index", seen(i, child[1])) for i, child in sorted(rows.items())]
+    return [Row(f"{name}-{i}", "index", seen(i, child[1]), _table_refs(scene, mm, child[1])[1:])
+            for i, child in sorted(rows.items())]
 
 
 def _down(scene: Scene, mm: Key, phys: int, index: int, child: tuple) -> Edge:
