@@ -46,9 +46,8 @@ def figure(picture: Picture) -> dict:
     made = _Maker(picture, numbers)
     stops = [made.stop(i, old, new) for i, (old, new) in enumerate(picture.stops)]
     panels = [_panel(picture, panel, numbers) for panel in picture.panels]
-    width = max((panel["width"] for panel in panels), default=300)
     unfolded = made.unfolded()  # before words and lists are listed
-    return {**unfolded, "name": _slug(picture), "width": width, "least": LEGIBLE, "close": CLOSE,
+    return {**unfolded, "name": _slug(picture), "least": LEGIBLE, "close": CLOSE,
             "start": 0 if _filmed(picture) else len(stops) - 1,
             "listed": len(picture) > 1, "open": [name for name in PANELS if name in picture.names],
             "panels": panels, "parts": list(numbers), "words": list(made.words),

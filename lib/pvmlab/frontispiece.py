@@ -22,7 +22,7 @@ from .view import page
 #: What is done to a figure before it is photographed: (name, selectors to click, keys to press).
 POSES = (("", (), ()), ("-frame", ("[data-panel=translation] .row.frame",), ()),
          ("-list", ("[data-panel=translation] .row.vma",), ("Enter",)),
-         ("-forest", ("[data-panel=forest] .row.head",), ()), ("-walk", (".pv-where",), ("End", *"wwww")))
+         ("-forest", ("[data-panel=forest] .row.head",), ()), ("-walk", (".pv-where.pv-here",), ("End", *"wwww")))
 GROUNDS = {"light": "", "dark": ' style="background:#111111;color:#eeeeee"'}
 
 

@@ -194,7 +194,7 @@ def test_every_row_of_every_stop_says_what_it_is(opened, name):
     for i in range(stops):
         assert tab.evaluate(FOCUS_ALL) == []
         tab.keyboard.press("ArrowRight")
-        assert tab.locator(".pv-where strong").first.inner_text().strip() == f"{min(i + 2, stops)}/{stops}"
+        assert tab.locator(".pv-where.pv-here strong").inner_text().strip() == f"{min(i + 2, stops)}/{stops}"
         assert tab.evaluate("document.querySelector('.pvmlab-view').contains(document.activeElement)")
 
 
@@ -300,14 +300,40 @@ def test_of_many_visits_the_first_have_rows_and_the_walk_opens_the_list_of_the_o
     assert [line.split(".")[0] for line in shown.listed()] == [str(i + 1) for i in range(12, 21)]
 
 
-def test_tab_reaches_every_part(shown):
-    shown.root.locator(".pv-changes .pv-here button").last.focus()
-    count = shown.root.locator(".row[role=button]").count()
-    reached = set()
-    for _ in range(count + 3):  # and the buttons of the walk
+def test_tab_reaches_every_panel_and_arrows_every_part(shown):
+    shown.root.locator(".pv-bar [aria-current]").focus()
+    at = "(e => [e.dataset.part, e.closest('section')?.dataset.panel, e.className])(document.activeElement)"
+    reached, panels = set(), []
+    for _ in range(40):
         shown.tab.keyboard.press("Tab")
-        reached.add(shown.tab.evaluate("document.activeElement.dataset.part"))
-    assert len(reached - {None}) == count > 20
+        part_, panel, _ = shown.tab.evaluate(at)
+        if part_ is None:
+            continue
+        panels.append(panel)
+        while part_ not in reached:
+            reached.add(part_)
+            shown.tab.keyboard.press("ArrowDown")
+            part_ = shown.tab.evaluate(at)[0]
+    assert panels == ["translation", "forest", "walk"]
+    assert len(reached) == shown.root.locator(".row[role=button]").count() > 20
+    shown.tab.keyboard.press("Shift+Tab")
+    shown.row("frames-").focus()
+    shown.tab.keyboard.press("ArrowUp")
+    before = shown.tab.evaluate(at)[0]
+    shown.tab.keyboard.press("ArrowLeft")
+    assert shown.tab.evaluate(at)[0] == before, "the place is kept from step to step"
+
+
+def test_arrows_go_through_the_list_of_changes(shown):
+    shown.root.get_by_role("button", name="step 2:").click()
+    lines = shown.root.locator(".pv-changes .pv-here button")
+    assert [line.get_attribute("tabindex") for line in lines.all()] == ["0", *["-1"] * (lines.count() - 1)]
+    lines.first.focus()
+    for i in range(1, lines.count()):
+        shown.tab.keyboard.press("ArrowDown")
+        assert lines.nth(i).evaluate("e => e === document.activeElement")
+    shown.tab.keyboard.press("ArrowUp")
+    assert lines.nth(lines.count() - 2).get_attribute("tabindex") == "0"
 
 
 def test_the_text_form_follows(shown):
@@ -487,7 +513,7 @@ def test_what_changed_elsewhere_is_folded_and_opens(opened):
 
 def test_presenters_notes(shown):
     shown.root.get_by_role("button", name="step 2:").click()
-    note = shown.root.locator(".pv-note")
+    note = shown.root.locator(".pv-note.pv-here")
     assert not note.is_visible()
     shown.tab.keyboard.press("n")
     assert note.is_visible() and note.inner_text() == "a child"

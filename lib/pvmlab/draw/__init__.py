@@ -37,8 +37,8 @@ USUAL = ("changes", "spaces", "tables", "frames", "forest", "walk")
 View = Snapshot | Steps | RmapWalk
 #: A plain figure lists all steps of a film, where they are not more than these.
 LISTED = 16
-#: A figure is scaled down to this part of its size, where its 12 px text is 8 px, and scrolls from there on.
-LEGIBLE = 0.66
+#: A figure is scaled down to this part of its size, where its 12 px text is 10 px, and scrolls from there on.
+LEGIBLE = 10 / 12
 
 
 def picture(view: View, *, panels: Sequence[str] = USUAL, focus: object = (),

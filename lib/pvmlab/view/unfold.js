@@ -5,12 +5,14 @@
 // and the rows of the figure to light.
 // Leaves out: showing them (view.js). A list of a million entries is a few runs: its items are made when asked for.
 
+const PVMLAB_COUNT = new Intl.NumberFormat("en"); // once: to make one takes longer than to format many numbers
+
 /** The lists of a figure at a step: {list(spec), one(item)}. */
 function pvmlabUnfold(figure, step) {
   const { inventory, words, lists } = figure, LEVELS = ["pte", "pmd", "pud"];
   const text = (n) => words[n], hex = (n) => `0x${n.toString(16)}`, address = (page) => hex(BigInt(page) << 12n);
   const pages = (level) => 512 ** level;
-  const plural = (n, what) => `${n.toLocaleString("en")} ${n === 1 ? what : what === "entry" ? "entries" :
+  const plural = (n, what) => `${PVMLAB_COUNT.format(n)} ${n === 1 ? what : what === "entry" ? "entries" :
     what === "process" ? "processes" : `${what}s`}`;
   const pairs = (list) => lists[list].flatMap((n, i, all) => i % 2 ? [] : [[text(n), text(all[i + 1])]]);
   const decoded = new Map(), [mms, held] = inventory.steps[step];

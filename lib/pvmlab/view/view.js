@@ -18,9 +18,10 @@ function pvmlabMake(tag, has, ...children) {
 const PVMLAB_PANELS = { changes: "what changed", scale: "to scale", spaces: "VMAs", tables: "page tables",
   frames: "frames", forest: "anon_vma forest", walk: "reverse-map walk", counters: "counters" };
 const PVMLAB_COLUMNS = { spaces: ["spaces"], tables: ["path", "entries"], frames: ["entries", "frames"] };
-const PVMLAB_HINT = "Choose a part (click, or Tab and Enter): what belongs to it lights up. Point at one to read " +
-  "what it says. Keys: ← → Home End step, Enter lists what a part stands for, W walks, F fills the screen, " +
+const PVMLAB_HINT = "Choose a part (click, or Tab to its panel and ↑ ↓): what belongs to it lights up. Point at one " +
+  "to read what it says. Keys: ← → Home End step, Enter lists what a part stands for, W walks, F fills the screen, " +
   "Escape lets go.";
+const PVMLAB_PLACES = ".row[role=button], li > button"; // what ↑ and ↓ go to in a panel, and in the list of changes
 const PVMLAB_ELSEWHERE = "…"; // the sign of the line that is the heading of all lines after it
 const PVMLAB_PAGE = 40; // lines of a list that are shown at once
 
@@ -32,7 +33,7 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
   let chosen = null; // {part: number}, {line: number}, {walk: number} or null
   let trail = []; // lists that are open, each opened from the one before: {opens, step, from, picked}
   const unfolded = new Map(); // by step
-  let scale = 1, desk = null;
+  let scale = 1, desk = null, eye = null;
 
   // The parts of the page
 
@@ -40,9 +41,13 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
   const facts = make("dl", { class: "pv-facts" });
   const live = make("p", { class: "pv-live", role: "status", "aria-live": "polite" });
   const text = make("pre", { tabindex: "0", "aria-label": "this step as text" });
-  const filmed = figure.stops.some((stop) => stop.where.length);
-  const where = make("p", { class: filmed ? "pv-where pv-film" : "pv-where" });
-  const note = make("p", { class: "pv-note", role: "note", "aria-label": "presenter's note", hidden: "" });
+  const wheres = figure.stops.map((stop, i) => make("p", { class: "pv-where" },
+    make("strong", {}, many ? `${i + 1}/${figure.stops.length} ` : ""), stop.title,
+    ...stop.where.map((line) => make("span", { class: "pv-inside" }, line))));
+  const where = make("div", { class: "pv-each" }, ...wheres);
+  const jotted = figure.stops.map((stop) =>
+    make("p", { class: "pv-note", role: "note", "aria-label": "presenter's note" }, stop.note));
+  const note = make("div", { class: "pv-each", hidden: "" }, ...jotted);
   const back = button("◀", "the step before (left arrow)", () => go(at - 1));
   const on = button("▶", "the next step (right arrow)", () => go(at + 1));
   const tabs = crowded ? [] : figure.stops.map((stop, i) =>
@@ -62,7 +67,7 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
   if (many) bar.append(back, ...(crowded ? [slider] : tabs), on, make("label", {}, marked, "mark changes"));
   const last = make("span", { class: "pv-end" });
   if (figure.stops.some((stop) => stop.note)) last.append(button("notes", "presenter's notes here (N)", () => notes()),
-    button("notes ⧉", "presenter's notes in a window of their own", () => away()));
+    button("notes in a window", "presenter's notes in a window of their own", () => away()));
   if (many) last.append(button("link", "copy a link to this step", () => link()));
   const fill = button("full screen", "full screen, and back (F)", () => full());
   if (document.fullscreenEnabled) last.append(fill);
@@ -84,6 +89,7 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
   root.setAttribute("aria-label", `figure: ${figure.stops.map((stop) => stop.label).join(", then ")}`);
   root.tabIndex = -1;
   root.classList.add("pv-on");
+  root.classList.toggle("pv-film", figure.stops.some((stop) => stop.where.length));
   const named = [...document.querySelectorAll(`[data-figure="${figure.name}"]`)];
   const twin = named.filter((other) => other !== root).length;
   const address = `#${figure.name}${twin ? `~${twin + 1}` : ""}@`;
@@ -104,7 +110,8 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
   function list(stop, i) {
     const lines = stop.lines.map((line, n) => {
       const sign = make("b", {}, line.sign);
-      const made = make("button", { type: "button", "aria-pressed": "false" }, sign, " ", line.text);
+      const has = { type: "button", "aria-pressed": "false", tabindex: n ? -1 : 0 };
+      const made = make("button", has, sign, " ", line.text);
       made.addEventListener("click", () => choose({ line: n }));
       return make("li", {}, made);
     });
@@ -137,10 +144,11 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
     }
     const about = { class: "pv-panel", "data-panel": panel.name, role: "group", "aria-label": panel.title };
     const folds = panel.folds.map(([n, line]) => make("button", { type: "button", class: "row fold pv-fold",
-      role: "button", "data-part": n }, line));
+      role: "button", "data-part": n, tabindex: "-1" }, line));
     const node = make("section", about, head, make("p", { class: "pv-caption" }, panel.caption), sheet, ...folds,
       ...panel.notes.map((line) => make("p", { class: "pv-caption" }, line)));
-    return { node, sheet, title, panel, drawn: new Map() };
+    const folded = new Map(folds.map((fold) => [Number(fold.dataset.part), fold]));
+    return { node, sheet, title, panel, folded, rows: new Map(), drawn: new Map() };
   }
 
   // Stepping
@@ -170,38 +178,57 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
     tabs.forEach((tab, i) => i === at ? tab.setAttribute("aria-current", "step") : tab.removeAttribute("aria-current"));
     slider.value = at + 1;
     slider.setAttribute("aria-valuetext", `${at + 1} of ${figure.stops.length}: ${stop.label}`);
-    lists.forEach((each, i) => each.classList.toggle("pv-here", i === at));
+    for (const all of [lists, wheres, jotted]) all.forEach((each, i) => each.classList.toggle("pv-here", i === at));
+    changes.tabIndex = lists[at].querySelector("button") ? -1 : 0; // it may scroll although there is nothing to press
     changes.hidden = !open.has("changes");
     for (const [name, made] of toggles) made.setAttribute("aria-pressed", open.has(name));
     back.setAttribute("aria-disabled", at === 0);
     on.setAttribute("aria-disabled", at === figure.stops.length - 1);
-    where.replaceChildren(make("strong", {}, many ? `${at + 1}/${figure.stops.length} ` : ""), stop.title,
-      ...stop.where.map((line) => make("span", { class: "pv-inside" }, line)));
-    note.textContent = stop.note;
     text.textContent = figure.lists[stop.text].map((n) => figure.words[n]).join("\n");
     tell();
     if (held) (part(held) || root).focus({ preventScroll: true }); // before the lights: the keys work in any case
     else if (inList) (lists[at].querySelector("button") || root).focus({ preventScroll: true });
     light();
+    panels.forEach(settle);
+    (window.requestIdleCallback || setTimeout)(prepare);
   }
 
-  /** Show a panel's drawing, made when it is first needed; return its width in pixels. */
+  const isOpen = ({ panel }) => panel.name === "translation"
+    ? Object.keys(PVMLAB_COLUMNS).some((name) => open.has(name)) : open.has(panel.name);
+
+  /** Show a panel's drawing; return its width in pixels. */
   function show(each, pieces) {
-    const { panel, node, sheet, drawn } = each;
-    node.hidden = panel.name === "translation" ? !Object.keys(PVMLAB_COLUMNS).some((name) => open.has(name))
-      : !open.has(panel.name);
+    const { panel, node, sheet } = each;
+    node.hidden = !isOpen(each);
     if (node.hidden) return 0;
-    const key = (pieces || []).join();
-    if (!drawn.has(key)) drawn.set(key, drawing(pieces || []));
-    const svg = drawn.get(key);
+    const { svg, rows } = ready(each, pieces), { left, width } = spread(panel);
     if (sheet.firstChild !== svg) sheet.replaceChildren(svg);
+    each.rows = rows;
     const height = panel.most && !whole.has(panel.name) ? panel.most : panel.height;
     if (panel.most) cut(svg, height);
-    const width = columns(each, svg);
+    columns(each, svg, left);
     svg.setAttribute("viewBox", `-1 -1 ${width} ${height}`);
     svg.setAttribute("width", Math.round(width * scale));
     svg.setAttribute("height", Math.round(height * scale));
     return Math.round(width * scale);
+  }
+
+  /** A drawing, made when it is first needed, and its rows by their numbers. */
+  function ready({ drawn }, pieces = [], stop = figure.stops[at]) {
+    const key = pieces.join();
+    if (!drawn.has(key)) {
+      const svg = drawing(pieces, stop);
+      drawn.set(key, { svg, rows: new Map([...svg.querySelectorAll(".row[data-part]")].map((row) =>
+        [Number(row.dataset.part), row])) });
+    }
+    return drawn.get(key);
+  }
+
+  /** Make the drawings of the next stops while nobody waits for them. */
+  function prepare() {
+    for (const stop of [figure.stops[at + 1], figure.stops[at - 1]])
+      for (const each of stop ? panels.values() : [])
+        if (isOpen(each)) ready(each, (marked.checked ? stop.marked : stop.plain)[each.panel.name], stop);
   }
 
   /** Leave out the bars below a height: nobody is to come to what cannot be seen. */
@@ -210,27 +237,30 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
       box.style.display = Number(box.querySelector("rect").getAttribute("y")) < height ? "" : "none";
   }
 
-  function drawing(pieces) {
+  function drawing(pieces, stop) {
     const svg = document.createElementNS(SVG, "svg");
     svg.setAttribute("role", "group");
     svg.innerHTML = pieces.map((n) => figure.pieces[n]).join("");
     for (const row of svg.querySelectorAll(".row[data-part]")) {
-      if (!(row.dataset.part in figure.stops[at].says)) continue;
+      if (!(row.dataset.part in stop.says)) continue;
+      const marks = [...row.querySelectorAll(".badge")].map((mark) => mark.textContent);
       row.setAttribute("role", "button");
-      row.setAttribute("tabindex", "0");
-      row.setAttribute("aria-label", [...row.querySelectorAll("text")].map((t) => t.textContent.trim()).join(", ") ||
-        figure.words[figure.stops[at].says[row.dataset.part]]);
+      row.setAttribute("tabindex", "-1");
+      row.setAttribute("aria-label", [called(row.dataset.part, stop), ...marks].join(", "));
     }
     return svg;
   }
 
-  /** Move and hide the columns of a panel; return its width. The same sum as Placed.shifts() in layout.py. */
-  function columns({ panel, title }, svg) {
-    const order = Object.entries(panel.columns).sort((a, b) => a[1][0] - b[1][0]);
-    if (!order.length) return panel.width;
-    const names = Object.keys(PVMLAB_COLUMNS).filter((name) => open.has(name));
-    const shown = new Set(names.flatMap((name) => PVMLAB_COLUMNS[name])), left = {};
-    title.textContent = names.map((name) => PVMLAB_PANELS[name]).join(" → ").replace(/^[a-z]/, (c) => c.toUpperCase());
+  /** What a part is, without what belongs to it. */
+  const called = (n, stop = figure.stops[at]) => figure.words[stop.says[n]].split(". ")[0];
+
+  /** Which columns of a panel are shown. */
+  const columnsOpen = () => new Set(Object.keys(PVMLAB_COLUMNS).filter((name) => open.has(name))
+    .flatMap((name) => PVMLAB_COLUMNS[name]));
+
+  /** How far the columns of a panel go left, and its width. The same sum as Placed.shifts() in layout.py. */
+  function spread(panel) {
+    const order = Object.entries(panel.columns).sort((a, b) => a[1][0] - b[1][0]), shown = columnsOpen(), left = {};
     let before = null, hidden = false, width = panel.width;
     for (const [name, [from, to]] of order) {
       if (!shown.has(name)) { hidden = true; continue; }
@@ -239,6 +269,15 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
       width = to - left[name] + 4;
       [before, hidden] = [name, false];
     }
+    return { left, width };
+  }
+
+  /** Move and hide the columns of a drawing, where they are not as they were. */
+  function columns({ panel, title }, svg, left) {
+    const names = Object.keys(PVMLAB_COLUMNS).filter((name) => open.has(name)), shown = columnsOpen();
+    if (!Object.keys(panel.columns).length || svg.dataset.columns === names.join()) return;
+    svg.dataset.columns = names.join();
+    title.textContent = names.map((name) => PVMLAB_PANELS[name]).join(" → ").replace(/^[a-z]/, (c) => c.toUpperCase());
     const move = (node, by) => node.setAttribute("transform", `translate(${-by} 0)`);
     for (const node of svg.querySelectorAll("[data-column]")) {
       node.style.display = shown.has(node.dataset.column) ? "" : "none";
@@ -249,20 +288,51 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
       node.style.display = shown.has(tail) && shown.has(head) && !(direct && shown.has("path")) ? "" : "none";
       move(node, (direct ? left.spaces : left[head]) || 0);
     }
-    return width;
   }
 
   function toggle(name, force) {
     (force === undefined ? open.has(name) : !force) ? open.delete(name) : open.add(name);
     draw();
     live.textContent = `${PVMLAB_PANELS[name]}: ${open.has(name) ? "shown" : "hidden"}`;
-    stick();
+    fit();
+  }
+
+  // By Tab one comes to one place of each panel, and from there with ↑ and ↓ to all
+
+  const group = (node) => node.closest(".pv-panel, .pv-changes ul");
+  const places = (panel) => [...panel.querySelectorAll(PVMLAB_PLACES)].filter((node) => node.getClientRects().length);
+
+  /** Make a place the one that Tab comes to in its panel. */
+  function rove(node) {
+    if (!node) return;
+    const mine = group(node), panel = panels.get(mine.dataset.panel);
+    for (const other of mine.querySelectorAll(`:is(${PVMLAB_PLACES})[tabindex="0"]`))
+      other.setAttribute("tabindex", "-1");
+    node.setAttribute("tabindex", "0");
+    if (panel) panel.last = node.dataset.part;
+  }
+
+  /** In a panel that shows another drawing, or other columns: the place where one was last, or the first. */
+  function settle(each) {
+    const seen = (row) => row?.getClientRects().length ? row : null;
+    if (isOpen(each) && !seen(each.node.querySelector(".row[tabindex='0']")))
+      rove(seen(part(each.last)) || places(each.node)[0]);
+  }
+
+  /** Go on to another place of the same panel. */
+  function along(node, by) {
+    const all = places(group(node));
+    all[Math.max(0, Math.min(all.length - 1, all.indexOf(node) + by))].focus();
   }
 
   // Lights
 
   function part(n) {
-    return card.querySelector(`.row[data-part="${n}"]`);
+    for (const { rows, folded } of panels.values()) {
+      const row = rows.get(Number(n)) || folded.get(Number(n));
+      if (row) return row;
+    }
+    return null;
   }
 
   /** `opened`: the lists that are open then. */
@@ -364,6 +434,7 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
     if (!chosen || chosen.line !== undefined || chosen.part !== undefined && !part(chosen.part)) trail = [];
     unroll();
     foot.classList.toggle("pv-idle", !chosen);
+    if (chosen) foot.parentElement.classList.add("pv-used"); // and it keeps that room: what is below stays put
     stick();
   }
 
@@ -489,7 +560,7 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
     tip.hidden = !row || chosen && chosen.part === Number(row.dataset.part); // that stands below already
     if (tip.hidden) return;
     const n = Number(row.dataset.part), box = row.getBoundingClientRect(), home = root.getBoundingClientRect();
-    tip.replaceChildren(make("strong", {}, figure.words[figure.stops[at].says[n]].split(". ")[0]),
+    tip.replaceChildren(make("strong", {}, called(n)),
       make("dl", { class: "pv-facts" }, ...known(n)));
     const [high, low] = sight(), below = low - box.bottom > tip.offsetHeight + 8 || low - box.bottom > box.top - high;
     tip.style.left = `${Math.max(0, Math.min(box.left - home.left, home.width - tip.offsetWidth))}px`;
@@ -600,16 +671,43 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
     const natural = foot.parentElement.getBoundingClientRect().bottom, up = Math.max(natural - low, 0);
     const row = chosen && chosen.part !== undefined && part(chosen.part)?.getBoundingClientRect();
     const covered = row && up > 0 && row.bottom > low - foot.offsetHeight && row.top < low;
-    const lift = covered ? natural - foot.offsetHeight - top.getBoundingClientRect().bottom : up;
+    const beside = aside(covered ? row : null, box);
+    const lift = covered && !beside ? natural - foot.offsetHeight - top.getBoundingClientRect().bottom : up;
     foot.style.transform = `translateY(${-Math.min(lift, natural - box.top - foot.offsetHeight + root.scrollTop)}px)`;
     foot.classList.toggle("pv-afloat", up > 0);
   }
 
+  /** Put what is said of a row beside it, if it would lie over it and there is room; whether that is so. */
+  function aside(row, box) {
+    const left = row ? row.left - box.left - 12 : 0, right = row ? box.right - row.right - 12 : 0;
+    const beside = Math.max(left, right) > 380;
+    foot.style.left = beside && right >= left ? `${box.width - right}px` : "";
+    foot.style.right = beside && right < left ? `${box.width - left}px` : "";
+    return beside;
+  }
+
+  /** Hear of it when the steps stand elsewhere: what is above the figure may grow, and no event says so. */
+  function mind() {
+    const { top: high, left, right, bottom: low } = top.getBoundingClientRect();
+    const margins = [-high, right - innerWidth, low - innerHeight, -left].map((px) => `${Math.ceil(px) + 1}px`);
+    let first = true; // it calls at once, and then when the steps leave the place that they have now
+    eye?.disconnect();
+    eye = new IntersectionObserver(() => {
+      if (first) { first = false; return; }
+      if (gone()) return;
+      stick();
+      mind();
+    }, { rootMargin: margins.join(" "), threshold: [0, 0.25, 0.5, 0.75, 1] });
+    eye.observe(top);
+  }
+
+  /** As large as the widest panel that is shown has room for; it scrolls where its text would be too small to read. */
   function fit() {
     const room = card.parentElement.clientWidth;
     if (!room) return;
-    const most = document.fullscreenElement === root ? 2.2 : 1;
-    const next = Math.max(figure.least, Math.min(most, (room - 30) / figure.width));
+    const [least, most] = document.fullscreenElement === root ? [1.5, 2.2] : [figure.least, 1];
+    const widest = Math.max(300, ...[...panels.values()].filter(isOpen).map(({ panel }) => spread(panel).width));
+    const next = Math.max(least, Math.min(most, (room - 30) / widest));
     if (Math.abs(next - scale) > 0.005) {
       scale = next;
       root.style.setProperty("--pv-scale", scale);
@@ -638,9 +736,12 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
 
   const rowOf = (event) => event.target.closest(".row[role=button]");
   card.addEventListener("focusin", (event) => {
-    const n = Number(rowOf(event)?.dataset.part);
-    if (n >= 0 && chosen?.part !== n) choose({ part: n });
+    const row = rowOf(event), n = Number(row?.dataset.part);
+    if (!row) return;
+    rove(row);
+    if (chosen?.part !== n) choose({ part: n });
   });
+  changes.addEventListener("focusin", (event) => event.target.matches("button") && rove(event.target));
   card.addEventListener("click", (event) => {
     const row = rowOf(event);
     if (row?.matches(".fold")) openPart(Number(row.dataset.part));
@@ -658,7 +759,7 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
     Escape: () => trail.length ? leave() : choose(null), w: () => stroll(1), W: () => stroll(-1), f: () => full(),
     n: () => notes(),
   };
-  const passed = ["Enter", " ", "ArrowUp", "ArrowDown", "PageUp", "PageDown"]; // the browser's: press, scroll
+  const passed = ["Enter", " ", "ArrowUp", "ArrowDown", "PageUp", "PageDown"]; // elsewhere the browser's: press, scroll
 
   /** What a key does in a list. */
   function listed(key) {
@@ -671,13 +772,20 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
       Enter: opens && !same(opens, mine) ? () => enter(opens) : () => {}, " ": () => {} }[key];
   }
 
+  /** What a key does; nothing where it is the browser's. */
+  function meant({ target, key }) {
+    const row = target.closest(".row[role=button]"), n = row && Number(row.dataset.part);
+    const place = target.closest(PVMLAB_PLACES), by = { ArrowUp: -1, ArrowDown: 1 }[key];
+    const item = target.matches("[data-item]") && listed(key);
+    if (item) return item;
+    if (by && place && group(place)) return () => along(place, by);
+    if (row && (key === "Enter" || key === " ")) return () => chosen?.part === n ? openPart(n) : choose({ part: n });
+    return target === text && key !== "Escape" ? null : keys[key];
+  }
+
   function pressed(event) {
     if (!root.contains(event.target) || event.altKey || event.ctrlKey || event.metaKey) return;
-    const row = rowOf(event), reading = event.target === text && event.key !== "Escape";
-    const n = row && Number(row.dataset.part), again = row && chosen && chosen.part === n;
-    const action = event.target.matches("[data-item]") && listed(event.key) ||
-      (row && passed.slice(0, 2).includes(event.key) ? () => again ? openPart(n) : choose({ part: n }) :
-        !reading && keys[event.key]);
+    const action = meant(event);
     if (!action && !passed.includes(event.key) && !keys[event.key]) return;
     event.stopPropagation();
     if (!action) return;
@@ -695,6 +803,7 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
     if (root.isConnected) return false;
     watch.abort();
     sized.disconnect();
+    eye?.disconnect();
     themed.disconnect();
     return true;
   }
@@ -711,6 +820,7 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
   theme();
   draw();
   fit();
+  mind();
   document.readyState === "complete" ? arrive() : window.addEventListener("load", arrive, { signal: watch.signal });
   return { go };
 }
