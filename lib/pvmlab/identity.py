@@ -231,6 +231,11 @@ def programs(mm: Mm) -> frozenset[str]:
     return frozenset(vma.name for vma in mm.vmas if vma.file and "EXEC" in vma.flags)
 
 
+def is_special(mm: Mm, vma: Vma) -> bool:
+    """Whether every process has such a VMA: its program, stack, heap, vdso."""
+    return vma.name.startswith("[") or vma.name in programs(mm) or is_bss(mm, vma)
+
+
 def is_bss(mm: Mm, vma: Vma) -> bool:
     """Whether anonymous memory is a program's data: next above its file's VMA, as far as segments are aligned."""
     below = max((v for v in mm.vmas if v.vm_end <= vma.vm_start), key=lambda v: v.vm_end, default=None)

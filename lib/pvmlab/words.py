@@ -8,7 +8,6 @@ Leaves out: finding the changes (diff.py).
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +15,7 @@ from functools import cached_property
 
 from .diff import Change, Diff, Line
 from .entry import is_present, pfn_of
-from .identity import Key
+from .identity import Key, is_special
 from .model import PAGE_SHIFT, AnonVma, Pte, Vma
 
 SIGN = {"added": "+", "removed": "–", "changed": "~"}
@@ -24,17 +23,19 @@ SIGN = {"added": "+", "removed": "–", "changed": "~"}
 
 def lines(diff: Diff) -> tuple[Line, ...]:
     """Return the lines of a diff; last those about what every program has and about the kernel's own lists."""
-    return tuple(sorted(told(diff), key=_aside(diff)))
+    beside = Beside(diff)
+    return tuple(sorted(told(diff, beside=beside), key=beside.line))
 
 
-def told(diff: Diff, wanted: Callable[[Change], bool] = lambda change: True) -> tuple[Line, ...]:
+def told(diff: Diff, wanted: Callable[[Change], bool] = lambda change: True,
+         beside: Callable[[Change], bool] = lambda change: False) -> tuple[Line, ...]:
     """Return lines about some of the changes, in the order in which a figure shows their places.
 
     Locks and processes; VMAs, entries, frames; anon_vmas and chains; then the
     book-keeping: tables and counters. What came or went with a process is
-    spoken of with it.
+    spoken of with it. Frames that are `beside` have lines of their own.
     """
-    say = _Say(diff)
+    say = _Say(diff, beside)
     by_kind = defaultdict(list)
     whole = set()
     for task in (c for c in diff.changes if c.kind == "task"):
@@ -58,14 +59,50 @@ def is_exact(counter: str) -> bool:
     return counter.startswith(_EXACT)
 
 
-#: What a program has beside the memory that a lesson speaks of.
-_BESIDE = re.compile(r"·bss|·stack|\[stack\]|on an LRU list|^counters of the whole machine")
+class Beside:
+    """Tells what a program has beside the memory that a lesson speaks of, and what the kernel does on its own account.
 
+    That is its program, stack and the like with their entries, frames and anon_vmas; all of processes that nobody
+    named; the LRU lists; counters of the machine that count in batches.
+    """
 
-def _aside(diff: Diff) -> Callable[[Line], bool]:
-    """Tell the lines to put last: of unnamed processes, of a program's own memory, of the kernel's lists."""
-    others = tuple(f"{task.name}: " for task in diff.snapshots[-1].others)
-    return lambda line: bool(_BESIDE.search(line.text) or (others and line.text.startswith(others)))
+    def __init__(self, diff: Diff) -> None:
+        self.diff, self.who = diff, diff.identity
+        named = {task.mm.addr for snapshot in diff.snapshots for task in snapshot.tasks}
+        self._mms = {(at, key): mm for at in diff.at for key, mm in self.who.at("mm", at).items() if mm.addr in named}
+        self._vmas = {self.who.key("vma", at, vma.addr): vma for (at, _), mm in self._mms.items()
+                      for vma in mm.vmas if not is_special(mm, vma)}
+        self._by_kind: dict[str, Callable[[Change], bool]] = {
+            "mm": lambda c: not self._named(c.id), "table": lambda c: not self._named(c.id[0]),
+            "vma": lambda c: c.id not in self._vmas, "link": lambda c: c.id[0] not in self._vmas,
+            "anon_vma": lambda c: c.id not in self._anon_vmas,
+            "entry": lambda c: not any(vma.mm == c.id[0][0] and c.id[1] in vma for vma in self._vmas.values()),
+            "page": lambda c: only_listed(c) or c.id[0] not in self._frames,
+            "counter": lambda c: not is_exact(c.id[0])}
+
+    def __call__(self, change: Change) -> bool:
+        return change.kind in self._by_kind and self._by_kind[change.kind](change)
+
+    def line(self, line: Line) -> bool:
+        """Whether a line speaks of nothing else."""
+        return all(map(self, line.changes))
+
+    def _named(self, mm: Key) -> bool:
+        return any((at, mm) in self._mms for at in self.diff.at)
+
+    @cached_property
+    def _anon_vmas(self) -> set[Key]:
+        return {anon_vma for at in self.diff.at for vma, anon_vma in self.who.links(at) if vma in self._vmas}
+
+    @cached_property
+    def _frames(self) -> set[int]:
+        """Those that the other memory maps at one of the two steps, of huge pages each."""
+        found = set()
+        for mm in self._mms.values():
+            for vma in (vma for vma in mm.vmas if not is_special(mm, vma)):
+                for pte in mm.entries.between(vma.vm_start, vma.vm_end):
+                    found.update(range(pte.pfn, pte.pfn + (pte.size >> PAGE_SHIFT)) if pte.present else ())
+        return found
 
 
 def _belongs(change: Change, whole: set[tuple[str, Key]]) -> bool:
@@ -77,8 +114,8 @@ def _belongs(change: Change, whole: set[tuple[str, Key]]) -> bool:
 class _Say:
     """The sentences about one diff; holds the names and who maps what."""
 
-    def __init__(self, diff: Diff) -> None:
-        self.diff, self.who = diff, diff.identity
+    def __init__(self, diff: Diff, beside: Callable[[Change], bool]) -> None:
+        self.diff, self.who, self.beside = diff, diff.identity, beside
         self.gained, self.lost = _mappers(diff)
 
     def mm(self, key: Key) -> str:
@@ -234,8 +271,8 @@ class _Say:
         groups = defaultdict(list)
         for c in changes:
             if c.id[0] not in reused:
-                groups[c.what, self.page(c)].append(c)
-        for (what, text), group in groups.items():
+                groups[c.what, self.page(c), self.beside(c)].append(c)
+        for (what, text, _), group in groups.items():
             yield Line(SIGN[what], f"{_frames([c.id[0] for c in group])}: {text}", tuple(group))
         for pfn in sorted(reused):
             pair = tuple(c for c in changes if c.id[0] == pfn)

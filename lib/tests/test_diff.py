@@ -189,6 +189,24 @@ def test_twenty_thousand_entries_are_told_in_a_few_lines():
     assert len((after - before).words()) < 20
 
 
+def test_what_a_lesson_speaks_of_comes_before_what_every_program_has():
+    """Its frames too, though they were put on an LRU list as well; what else happened to the others is said last."""
+    world = worlds.World().task("A")
+    stack = next(area for area in world.areas["A"] if area.name == "[stack]")
+    world.touch("A", stack, 0x5000)
+    world.touch("A", world.mmap("A", worlds.HEAP, 2))
+    before = world.look()
+    world.fork("A", "B")
+    after = world.look()
+    listed = {pfn: page._replace(flags=(*page.flags, "active")) for pfn, page in after.pages.items()}
+    without = {pfn: page._replace(flags=("uptodate",)) for pfn, page in before.pages.items()}
+    lines = [*map(str, (replace(after, pages=listed) - replace(before, pages=without)).lines)]
+    main = next(i for i, line in enumerate(lines) if "frames 0x1a2b" in line)
+    assert "put on an LRU list" in lines[main] and "0x5000" not in lines[main]
+    beside = [i for i, line in enumerate(lines) if "stack" in line or "0x5000" in line]
+    assert beside and min(beside) > max(i for i, line in enumerate(lines) if "0x7f3a1c200000" in line) >= main
+
+
 def test_anon_vmas_of_the_stack_do_not_take_the_short_name():
     world = worlds.World().task("server")
     stack = next(a for a in world.areas["server"] if a.name == "[stack]")

@@ -488,6 +488,20 @@ def test_no_line_of_the_list_of_changes_is_cut(opened, name):
     assert cut == 0
 
 
+def test_a_list_that_is_cut_says_how_many_lines_follow(opened):
+    tab = opened(saved(frontispiece.child_to_parent()))
+    lines, more = tab.locator(".pv-changes .pv-here li"), tab.locator(".pv-more")
+    low = sum(tab.locator(".pv-changes").bounding_box()[side] for side in ("y", "height"))
+    boxes = [(line.inner_text(), line.bounding_box()) for line in lines.all()]
+    seen = [text for text, box in boxes if box["y"] + box["height"] < low + 4]
+    assert more.inner_text() == f"▾ {len(boxes) - len(seen)} more" and len(seen) > 8
+    assert any("mapped by A once more" in text for text in seen)
+    for _ in range(5):
+        if more.is_visible():
+            more.click()
+    assert not more.is_visible()
+
+
 def test_what_changed_elsewhere_is_folded_and_opens(opened):
     world = worlds.World().task("A").task("C")
     world.touch("A", world.mmap("A", worlds.HEAP, 2))

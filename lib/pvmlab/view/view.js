@@ -59,6 +59,8 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
   marked.addEventListener("change", () => draw());
   const lists = figure.stops.map(list);
   const changes = make("div", { class: "pv-changes", role: "group", "aria-label": "what changed" }, ...lists);
+  const more = button("", "", () => changes.scrollBy({ top: changes.clientHeight - 30 }));
+  const listing = make("div", { class: "pv-listed" }, changes, more);
   const panels = new Map(figure.panels.map((panel) => [panel.name, section(panel)]));
   const card = make("div", { class: "pv-card" }, ...[...panels.values()].map((panel) => panel.node));
   const toggles = new Map(Object.entries(PVMLAB_PANELS).filter(has).map(([name, title]) =>
@@ -81,8 +83,11 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
   const drawer = make("div", { class: "pv-list", role: "group", "aria-label": "list", hidden: "" });
   const foot = make("div", region, unfold, say, facts, drawer);
   unfold.className = "pv-unfold";
+  more.className = "pv-more";
+  more.tabIndex = -1; // with the arrows one comes to all lines
+  changes.addEventListener("scroll", rest, { passive: true });
   if (root.firstElementChild) root.after(make("div", { class: "pvmlab-plain" }, ...root.childNodes)); // for print
-  root.replaceChildren(top, shows, ...(figure.listed ? [changes] : []), make("div", { class: "pv-scroll" }, card),
+  root.replaceChildren(top, shows, ...(figure.listed ? [listing] : []), make("div", { class: "pv-scroll" }, card),
     make("details", {}, make("summary", {}, "the same as text"), text),
     make("div", { class: "pv-room" }, foot), tip, live);
   root.setAttribute("role", "group");
@@ -126,8 +131,21 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
       heading.setAttribute("aria-expanded", now);
       for (const line of lines) line.hidden = !now;
     };
-    heading.addEventListener("click", () => open(heading.getAttribute("aria-expanded") === "false"));
+    heading.addEventListener("click", () => {
+      open(heading.getAttribute("aria-expanded") === "false");
+      rest();
+    });
     open(false);
+  }
+
+  /** Say how many lines of the list lie below what can be seen of it. */
+  function rest() {
+    const { bottom } = changes.getBoundingClientRect();
+    const below = [...lists[at].children].filter((line) => line.getBoundingClientRect().bottom > bottom + 3).length;
+    more.hidden = !below;
+    more.textContent = `▾ ${below} more`;
+    more.title = `${below} more changes, further down in the list`;
+    more.setAttribute("aria-label", more.title);
   }
 
   /** A panel: its title and caption, the drawing, notes below. */
@@ -160,6 +178,7 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
     told(at); // before anything is drawn: whoever follows the steps is to know in any case
     if (chosen && chosen.part === undefined) chosen = null; // lines and walk are others now; a part may still be there
     trail = trail.map((each) => ({ ...each, picked: null }));
+    changes.scrollTop = 0;
     draw();
     const stop = figure.stops[at], n = stop.lines.filter((line) => line.sign !== PVMLAB_ELSEWHERE).length;
     const count = !figure.listed ? "" : n ? `: ${n} change${n === 1 ? "" : "s"}. ` : `: ${stop.nothing}`;
@@ -180,7 +199,7 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
     slider.setAttribute("aria-valuetext", `${at + 1} of ${figure.stops.length}: ${stop.label}`);
     for (const all of [lists, wheres, jotted]) all.forEach((each, i) => each.classList.toggle("pv-here", i === at));
     changes.tabIndex = lists[at].querySelector("button") ? -1 : 0; // it may scroll although there is nothing to press
-    changes.hidden = !open.has("changes");
+    listing.hidden = !open.has("changes");
     for (const [name, made] of toggles) made.setAttribute("aria-pressed", open.has(name));
     back.setAttribute("aria-disabled", at === 0);
     on.setAttribute("aria-disabled", at === figure.stops.length - 1);
@@ -190,6 +209,7 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
     else if (inList) (lists[at].querySelector("button") || root).focus({ preventScroll: true });
     light();
     panels.forEach(settle);
+    rest();
     (window.requestIdleCallback || setTimeout)(prepare);
   }
 
