@@ -18,7 +18,7 @@
 #include "begin.h"
 #include "counters.h"
 
-enum { PAGES = 64, MANY = 1024, LEAST = 20, LONGER = 60000 };
+enum { PAGES = 64, SOME = 256, MANY = 1024, LEAST = 20, LONGER = 60000 };
 #define SWAP "/dev/zram0"
 
 static const u64 source_at = 0x100000000000, clone_at = 0x200000000000 + 37 * PAGE;
@@ -374,25 +374,25 @@ static void race_ring(void)
 /* ---- what moves pages about: swapoff, khugepaged, compaction ------------------------------- */
 
 /* Two halves, so that the second merges with the first while its pages are on the move. */
-static void clone_halves(long pid)
+static void clone_halves(long pid, long pages)
 {
 	for (int half = 0; half < 2; half++) {
-		u64 part = half * MANY / 2 * PAGE;
-		long ret = clone_of(pid, source_at + part, MANY / 2, clone_at + part);
+		u64 part = half * pages / 2 * PAGE;
+		long ret = clone_of(pid, source_at + part, pages / 2, clone_at + part);
 
 		if (ret != (long)(clone_at + part))
 			failed("a clone of pages on the move is refused with %d", ret);
 	}
-	check_filled(clone_at, MANY, TAG);
+	check_filled(clone_at, pages, TAG);
 }
 
 /* Pages that a clone has, too, stay in memory: each round all are the source's own again. */
 static void push_out(void)
 {
-	map(source_at, MANY);
+	map(source_at, SOME);
 	for (;;) {
-		fill(source_at, MANY, TAG);
-		sys(__NR_madvise, source_at, MANY * PAGE, MADV_PAGEOUT);
+		fill(source_at, SOME, TAG);
+		sys(__NR_madvise, source_at, SOME * PAGE, MADV_PAGEOUT);
 		set_and_wake(&shared->turn, 1);
 		wait_until(&shared->turn, 0);
 	}
@@ -415,10 +415,10 @@ static void race_swapoff(void)
 	while (goes_on()) {
 		wait_until(&shared->turn, 1);
 		set_and_wake(&shared->swapping, 1);
-		spin(1000000);
-		clone_halves(pid);
+		spin(500000);
+		clone_halves(pid, SOME);
 		wait_until(&shared->swapping, 0);
-		sys(__NR_munmap, clone_at, MANY * PAGE);
+		sys(__NR_munmap, clone_at, SOME * PAGE);
 		set_and_wake(&shared->turn, 0);
 	}
 	end(pid);
@@ -431,7 +431,7 @@ static void disturbed(void (*source)(void), void (*other)(void))
 
 	wait_until(&shared->ready, 1);
 	while (goes_on()) {
-		clone_halves(pid);
+		clone_halves(pid, MANY);
 		*word(clone_at, below(MANY)) = 0;
 		if (below(2))
 			sys(__NR_munmap, clone_at, MANY * PAGE);
