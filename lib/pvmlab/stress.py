@@ -19,7 +19,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache as _once
-from functools import partial
 from pathlib import Path
 
 from . import image
@@ -31,6 +30,9 @@ from .lab import Lab
 
 #: Seconds after which a round that has not ended hangs.
 ROUND_LIMIT = 120.0
+#: Seconds that a race may take beside its own: it goes on for one minute to get where it has to (race.c), and a sweep
+#: has a hundred calls to do, all of which takes its time where a debug kernel shares a CPU.
+RACE_LIMIT = 300.0
 #: Where the program in the guest finds its plan, and where it is put itself.
 _PLAN, _PROGRAM, _OUTPUT = "/tmp/plan", "/tmp/mix", "/tmp/output"
 #: Stamps of pages and objects cost a debug kernel half of its speed; nobody compares snapshots here.
@@ -124,7 +126,7 @@ def machine(kernel: str, cpus: int = 2) -> Iterator[Lab]:
     with Lab(kernel=kernel, cpus=cpus, ram=512 if "-" in kernel else 256, append=_NO_STAMPS) as lab:
         lab.guest.write_file("/proc/sys/kernel/printk", "8")
         lab.swap(64 << 20)
-        lab.ksm(True, pages_to_scan=100, sleep_ms=20)
+        lab.ksm(True, pages_to_scan=500, sleep_ms=20)
         lab.guest.write_file("/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs", "50")
         yield lab
 
@@ -147,18 +149,27 @@ class Race:
 RACES = ("writer", "kill", "exec", "ring", "swapoff", "collapse", "compaction", "move", "give", "pin", "truncate",
          "poison", "busy", "sweep", "sweep-swapped", "sweep-file", "sweep-whole", "sweep-pieces", "sweep-move",
          "sweep-move-swapped", "sweep-move-whole", "sweep-move-pieces")
+#: The race that is arranged from outside.
+OVER_ITSELF = "over-itself"
 
 
 def race(kernel: str, name: str, seconds: float = 2.0, seed: int = 1) -> Race:
-    """Run one race in a pristine machine for so long; a failure is in what comes back, not raised."""
+    """Run one race in a pristine machine for so long, or as long as it needs; a failure is in what comes back."""
+    if name == OVER_ITSELF:
+        return over_itself(kernel)
     with machine(kernel, cpus=4 if name == "busy" else 2) as lab:
-        lab.guest.write_file("/tmp/race", program("race"), 0o755)
-        lab.guest.write_file(_PLAN, f"race {RACES.index(name)}\nms {int(seconds * 1000)}\nseed {seed}\n")
-        try:
-            told, ended = lab.guest.run("/tmp/race", output=_OUTPUT, timeout=seconds + ROUND_LIMIT).output.decode(), ""
-        except (MachineDied, MachineTimeout) as e:
-            told, ended = _what_was_told(lab), f"{e.what}: {e.why}"
-        bad = complaints(lab.machine.console_text())
+        return race_in(lab, name, seconds, seed)
+
+
+def race_in(lab: Lab, name: str, seconds: float = 2.0, seed: int = 1) -> Race:
+    """Run one race of race.c in a machine."""
+    lab.guest.write_file("/tmp/race", program("race"), 0o755)
+    lab.guest.write_file(_PLAN, f"race {RACES.index(name)}\nms {int(seconds * 1000)}\nseed {seed}\n")
+    try:
+        told, ended = lab.guest.run("/tmp/race", output=_OUTPUT, timeout=seconds + RACE_LIMIT).output.decode(), ""
+    except (MachineDied, MachineTimeout) as e:
+        told, ended = _what_was_told(lab), f"{e.what}: {e.why}"
+    bad = complaints(lab.machine.console_text())
     counts = re.search(rf"^{name}: (\d+) clones, (\d+) refused, status 0x0$", told, re.M)
     said = re.search(r"^FAIL (.*)$", told, re.M)
     failure = bad[0] if bad else said[1] if said else ended if ended else "" if counts else told.strip()[-200:]
@@ -179,7 +190,7 @@ def over_itself(kernel: str, pages: int = 4, elsewhere: int = 1 << 14) -> Race:
         buf = task.mmap(pages=pages, flags=MAP_PRIVATE, fd=fd)
         task.touch(buf, pages, write=True)
         if errno_of(task.process_vm_mmap, task, buf, pages=pages, dst_addr=1 << 40) == "EINVAL":
-            return Race("over itself", 0, 1, "")
+            return Race(OVER_ITSELF, 0, 1, "")
         other = task.fork("other")
         task.pin(1), other.pin(2)
         other.touch(other.mmap(pages=elsewhere, flags=MAP_SHARED, fd=fd), elsewhere, write=True)
@@ -194,7 +205,7 @@ def over_itself(kernel: str, pages: int = 4, elsewhere: int = 1 << 14) -> Race:
         with contextlib.suppress(MachineDied, MachineTimeout):
             call.wait()
         bad = complaints(lab.machine.console_text())
-    return Race("over itself", 1, 0, bad[0] if bad else "")
+    return Race(OVER_ITSELF, 1, 0, bad[0] if bad else "")
 
 
 def run(lab: Lab, plan: Plan, limit: float = ROUND_LIMIT) -> Outcome:
@@ -242,33 +253,60 @@ def _failure(told: str, console: str, plan: Plan, ended: str) -> Failure | None:
 
 #: Where mix.c leaves its mark in a page.
 _MARKS = (0, 2048, 4088)
-_ANON = 1
+#: Frames that are walked from at most: for each of them all entries are looked through for what the walk missed.
+_WALKS = 100
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A world that was looked at from outside. pages: compared; walks: reverse-map walks held against the mapcount."""
+    """A world that was looked at from outside.
+
+    pages: read in RAM and compared; walks: reverse-map walks held against the mapcount; failure: the first of the
+    differences, or what the mix found itself; None where all is as the model says.
+    """
 
     pages: int
     walks: int
     differences: tuple[str, ...]
+    failure: Failure | None
 
 
-def sample(kernel: str, seed: int, ops: int = 400) -> Sample:
-    """Stop a random world after `ops` operations, and hold the kernel's tables and RAM against the model of mix.c."""
+@dataclass(frozen=True)
+class _Claim:
+    """What the model says of a page. own: its content is an anonymous page's, so that it has an entry once written."""
+
+    own: bool
+    prot: int
+    tag: int
+
+
+def sample(kernel: str, plan: Plan) -> Sample:
+    """Stop a random world at the end of a plan; hold the kernel's tables and RAM against the model of mix.c."""
     with machine(kernel) as lab:
-        outcome = run(lab, Plan(seed, ops=ops, stay=True))
+        outcome = run(lab, replace(plan, stay=True))
         if outcome.failure:
-            return Sample(0, 0, (outcome.failure.what,))
-        claims = re.findall(r"^model (\d+) 0x(\w+) (\d+) (\d+) 0x(\w+)$", outcome.told, re.M)
-        seen = lab.look()
-        tasks = {task.pid: task for task in seen.others}
-        found = [_differs(lab, tasks[int(pid)], int(addr, 16), int(prot), int(tag, 16))
-                 for pid, addr, _, prot, tag in claims]
-        walked = sorted({pfn for pid, addr, kind, _, _ in claims if int(kind) == _ANON
-                         and (pfn := _frame(tasks[int(pid)], int(addr, 16))) and seen.page(pfn).kind == "anon"})
-        found += [_lost(seen, pfn) for pfn in walked]
-        return Sample(len(claims), len(walked), tuple(filter(None, found)))
+            return Sample(0, 0, (outcome.failure.what,), outcome.failure)
+        return look_at(lab, outcome.told, plan.seed)
+
+
+def look_at(lab: Lab, told: str, seed: int) -> Sample:
+    """Compare processes that stay with the model that mix.c printed, in both directions."""
+    claims = {(int(pid), int(addr, 16)): _Claim(own == "1", int(prot), int(tag, 16))
+              for pid, addr, own, prot, tag in re.findall(r"^model (\d+) 0x(\w+) (\d) (\d+) 0x(\w+)$", told, re.M)}
+    arenas = [(int(pid), range(int(start, 16), int(end, 16), PAGE_SIZE))
+              for pid, start, end in re.findall(r"^arena (\d+) 0x(\w+) 0x(\w+)$", told, re.M)]
+    seen = lab.look()
+    tasks = {task.pid: task for task in seen.others}
+    frames = {(pid, addr): pfn for pid, addr in claims if (pfn := _frame(tasks[pid], addr)) is not None}
+    walked = sorted({frames[at] for at, claim in claims.items()
+                     if claim.own and at in frames and seen.page(frames[at]).kind == "anon"})
+    walked = walked[::-(-len(walked) // _WALKS) or 1]
+    found = [_differs(lab, tasks[at[0]], at[1], claim, frames.get(at)) for at, claim in claims.items()]
+    found += [_unknown(tasks[pid], arena, claims) for pid, arena in arenas]
+    found += [_lost(seen, pfn) for pfn in walked]
+    differences = tuple(filter(None, found))
+    failure = Failure(seed, None, differences[0]) if differences else None
+    return Sample(len(frames), len(walked), differences, failure)
 
 
 def _frame(task, addr: int) -> int | None:
@@ -276,16 +314,26 @@ def _frame(task, addr: int) -> int | None:
     return pte.pfn_at(addr) if pte and pte.present else None
 
 
-def _differs(lab: Lab, task, addr: int, prot: int, tag: int) -> str:
-    """Say how a page differs from what the model claims of it, or "". Pages that are not in RAM are not read."""
+def _differs(lab: Lab, task, addr: int, claim: _Claim, pfn: int | None) -> str:
+    """Say how a page differs from what the model claims of it, or "". What is in swap is not read."""
     vma = task.mm.vma(addr)
     if vma is None:
         return f"{addr:#x} of {task.pid} is not mapped"
-    if [(c in vma.prot) for c in "rw"] != [bool(prot & 1), bool(prot & 2)]:
-        return f"{addr:#x} of {task.pid} is {vma.prot}, the model says {prot}"
-    pfn = _frame(task, addr)
-    marks = [lab._memory.u64(pfn * 4096 + at) for at in _MARKS] if pfn else [tag] * 3
-    return "" if marks == [tag] * 3 else f"{addr:#x} of {task.pid} holds {marks[0]:#x}, the model says {tag:#x}"
+    if [(c in vma.prot) for c in "rw"] != [bool(claim.prot & 1), bool(claim.prot & 2)]:
+        return f"{addr:#x} of {task.pid} is {vma.prot}, the model says {claim.prot}"
+    if pfn is None:
+        gone = claim.own and claim.tag and task.pte(addr) is None
+        return f"{addr:#x} of {task.pid} has no entry, the model says it holds {claim.tag:#x}" if gone else ""
+    marks = [lab._memory.u64(pfn * PAGE_SIZE + at) for at in _MARKS]
+    wrong = marks != [claim.tag] * len(_MARKS)
+    return f"{addr:#x} of {task.pid} holds {marks[0]:#x}, the model says {claim.tag:#x}" if wrong else ""
+
+
+def _unknown(task, arena: range, claims: dict) -> str:
+    """Say what is mapped where the model has nothing, or ""."""
+    found = [addr for vma in task.mm.vmas for addr in range(vma.vm_start, vma.vm_end, PAGE_SIZE)
+             if addr in arena and (task.pid, addr) not in claims]
+    return f"{found[0]:#x} of {task.pid} is mapped, the model has nothing there" if found else ""
 
 
 def _lost(seen, pfn: int) -> str:
@@ -319,6 +367,14 @@ def _without_a_part(ops: tuple[int, ...], parts: int) -> Iterator[tuple[int, ...
         yield ops[:first] + ops[last:]
 
 
+def failure_of(kernel: str, plan: Plan) -> Failure | None:
+    """Do a plan in a pristine machine; where its processes stay, look at them from outside, too."""
+    if plan.stay:
+        return sample(kernel, plan).failure
+    with machine(kernel) as lab:
+        return run(lab, plan).failure
+
+
 def shortest(kernel: str, failure: Failure, plan: Plan, seconds: float = 120.0) -> Plan | None:
     """Find the shortest plan that fails alike, in pristine machines; None if not even the whole round does."""
     tried = 0
@@ -326,8 +382,7 @@ def shortest(kernel: str, failure: Failure, plan: Plan, seconds: float = 120.0) 
     def fails(keep: tuple[int, ...]) -> bool:
         nonlocal tried
         tried += 1
-        with machine(kernel) as lab:
-            again = run(lab, replace(whole, keep=keep)).failure
+        again = failure_of(kernel, replace(whole, keep=keep))
         same = again is not None and again.kind == failure.kind
         say(f"shrinking: {len(keep)} operations {'fail' if same else 'do not fail'} (try {tried})")
         return same
@@ -340,7 +395,7 @@ def shortest(kernel: str, failure: Failure, plan: Plan, seconds: float = 120.0) 
     return replace(whole, keep=shrink(everything, fails, seconds))
 
 
-# --- the command --------------------------------------------------------------------------------------------------------
+# --- the command ------------------------------------------------------------------------------------------------------
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The words of `python -m pvmlab stress`."""
@@ -352,46 +407,73 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "after so many everything (default: 250)")
     parser.add_argument("--rounds", type=int, default=None, help="so many rounds, however long they take")
     parser.add_argument("--keep", default="", metavar="1-4,9", help="replay: these operations of the one round only")
-    parser.add_argument("--race-seconds", type=float, default=2.0, help="for each race; 0: none (default: 2)")
+    parser.add_argument("--look", action="store_true", help="replay: at the end of --keep look from outside")
+    parser.add_argument("--race", default="", metavar="NAME,NAME", help="these races only, no samples and no rounds: "
+                        + ", ".join((*RACES, OVER_ITSELF)))
+    parser.add_argument("--race-seconds", type=float, default=2.0, help="for each race, at least; 0: none (default: 2)")
     parser.add_argument("--samples", type=int, default=2, help="worlds to look at from outside (default: 2)")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Build what is missing, stress, sample, say what was found; return the exit status."""
-    if not 1 <= args.ops <= 65536:
-        raise UsageError(f"--ops {args.ops}", "a round has 1 to 65536 operations", "--ops 2000")
-    if args.check < 1:
-        raise UsageError(f"--check {args.check}", "everything is compared after so many operations", "--check 250")
+    """Build what is missing, race, sample, go on in rounds, say what was found; return the exit status."""
+    names = _checked(args)
+    seed = int(time.time()) if args.seed is None else args.seed
+    say(f"seed {seed}, on {args.kernel}")
     if "-" in args.kernel:
         image.build_on_demand(args.kernel)
     if args.keep:
         return _replay(args)
-    seed = int(time.time()) if args.seed is None else args.seed
-    if args.race_seconds and not _raced(args.kernel, args.race_seconds, seed):
+    if args.race_seconds and not _raced(args.kernel, names, args.race_seconds, seed):
         return 1
+    if args.race:
+        return 0
     for n in range(args.samples):
-        if not _sampled(args.kernel, seed + n):
+        if not _sampled(args.kernel, Plan(seed + n, ops=min(args.ops, 1500), check=args.check, stay=True)):
             return 1
     return _rounds(args, seed)
 
 
-def _raced(kernel: str, seconds: float, seed: int) -> bool:
+def _checked(args: argparse.Namespace) -> tuple[str, ...]:
+    """Return the names of the races to run. Raises UsageError for what cannot be done."""
+    if not 1 <= args.ops <= 65536:
+        raise UsageError(f"--ops {args.ops}", "a round has 1 to 65536 operations", "--ops 2000")
+    if args.check < 1:
+        raise UsageError(f"--check {args.check}", "everything is compared after so many operations", "--check 250")
+    if args.keep and args.seed is None:
+        raise UsageError("--keep without --seed", "operations are those of a seed", "--seed N --keep 1-4,9")
+    known = (*RACES, OVER_ITSELF)
+    names = tuple(args.race.split(",")) if args.race else known
+    for name in names:
+        if name not in known:
+            raise UsageError(f"--race {name}", f"there are {', '.join(known)}", "--race move,sweep")
+    return names
+
+
+def _raced(kernel: str, names: Sequence[str], seconds: float, seed: int) -> bool:
     """All races are run, whatever the first says."""
     fine = True
-    for one in (*(partial(race, kernel, name, seconds, seed) for name in RACES), partial(over_itself, kernel)):
-        found = one()
-        say(f"race {found.name}: " + (f"FAILED: {found.failure}" if found.failure else
-                                      f"{found.clones} clones, {found.refused} refused"))
+    for name in names:
+        found = race(kernel, name, seconds, seed)
+        say(f"race {name}: " + (f"FAILED: {found.failure}" if found.failure else _counted(found)))
+        if found.failure:
+            say(f'to replay: make stress ARGS="--kernel {kernel} --seed {seed} --race {name} '
+                f'--race-seconds {seconds:g}"')
         fine = fine and not found.failure
     return fine
 
 
-def _sampled(kernel: str, seed: int) -> bool:
-    found = sample(kernel, seed)
-    say(f"seed {seed}, looked at from outside: {found.pages} pages and {found.walks} reverse-map walks compared")
+def _counted(found: Race) -> str:
+    saw = [f"{name} {times:,}" for name, times in found.saw.items() if name != "refused"]
+    return ", ".join([f"{found.clones:,} clones", f"{found.refused:,} refused", *saw])
+
+
+def _sampled(kernel: str, plan: Plan) -> bool:
+    found = sample(kernel, plan)
+    say(f"seed {plan.seed}, looked at from outside: {found.pages:,} pages in RAM and {found.walks:,} reverse-map walks "
+        "compared")
     for line in found.differences[:10]:
         say(f"  {line}")
-    return not found.differences
+    return found.failure is None or _report(kernel, found.failure, plan) == 0
 
 
 def _rounds(args: argparse.Namespace, seed: int) -> int:
@@ -426,32 +508,38 @@ def _report(kernel: str, failure: Failure, plan: Plan) -> int:
         say("the round alone does not fail again: it takes what ran at the same time, or before")
         say(_command(kernel, replace(plan, seed=failure.seed, rounds=1)))
         return 1
-    with machine(kernel) as lab:
-        outcome = run(lab, replace(found, tell=True))
-        console = lab.machine.console_text()
     say(f"the shortest sequence found, {len(found.keep or ())} operations:")
-    print(outcome.told, *complaints(console)[:5], sep="\n", flush=True)
+    _tell(kernel, found)
     say(_command(kernel, found))
     return 1
 
 
+def _tell(kernel: str, plan: Plan) -> bool:
+    """Do a plan, print each operation and what is wrong in the end; return whether nothing is."""
+    with machine(kernel) as lab:
+        outcome = run(lab, replace(plan, tell=True))
+        failure = outcome.failure
+        if plan.stay and not failure:
+            failure = look_at(lab, outcome.told, plan.seed).failure
+        console = lab.machine.console_text()
+    print(*(line for line in outcome.told.splitlines() if not line.startswith(("model ", "arena "))),
+          *complaints(console)[:5], failure.what if failure else "nothing is wrong", sep="\n", flush=True)
+    return failure is None
+
+
 def _command(kernel: str, plan: Plan) -> str:
-    keep = ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs(plan.keep or ()))
-    return (f'to replay: make stress ARGS="--kernel {kernel} --seed {plan.seed} --ops {plan.ops}'
-            f'{" --keep " + keep if keep else " --rounds 1"}"')
+    keep = ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs(plan.keep or range(plan.ops)))
+    look = " --look" if plan.stay else ""
+    return (f'to replay: make stress ARGS="--kernel {kernel} --seed {plan.seed} --ops {plan.ops} --check {plan.check} '
+            f'--keep {keep}{look}"')
 
 
 def _replay(args: argparse.Namespace) -> int:
     """Do the operations of --keep and tell them."""
-    if args.seed is None:
-        raise UsageError("--keep without --seed", "operations are those of a seed", "--seed N --keep 1-4,9")
     keep = tuple(n for part in args.keep.split(",") for a, _, b in [part.partition("-")]
                  for n in range(int(a), int(b or a) + 1))
-    with machine(args.kernel) as lab:
-        outcome = run(lab, Plan(args.seed, ops=args.ops, check=args.check, keep=keep, tell=True))
-        console = lab.machine.console_text()
-    print(outcome.told, *complaints(console), sep="\n")
-    return 1 if outcome.failure else 0
+    plan = Plan(args.seed, ops=args.ops, check=args.check, keep=keep, stay=args.look)
+    return 0 if _tell(args.kernel, plan) else 1
 
 
 def say(text: str) -> None:

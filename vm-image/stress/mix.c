@@ -13,10 +13,10 @@
  *   every other time is what was paged out, so that there are swap entries to be cloned.
  * - whoever may share a frame with them: the pages of all processes with a content that one of the pages concerned
  *   had before or has now. Not those that hold 0 or one of the few contents that are there for KSM.
- * Every `check` operations, and at the end, everything is compared: each page at all places, the mappings in /proc/PID/maps,
- * VmSize and VmLck. Pages that may not be read are left out. At the end of a round all processes exit, and the
- * kernel's counters have to be where they began. At the end of all, what the kernel did meanwhile is told: how many
- * huge pages it made and split, how many pages it swapped, migrated and merged.
+ * Every `check` operations, and at the end, everything is compared: each page at all places, the mappings in
+ * /proc/PID/maps, VmSize and VmLck. Pages that may not be read are left out. At the end of a round all processes
+ * exit, and the kernel's counters have to be where they began. At the end of all, what the kernel did meanwhile is
+ * told: how many huge pages it made and split, how many pages it swapped, migrated and merged.
  *
  * An operation's numbers depend on the seed and on its place only, so that others can be left out (`keep`).
  * Left out: what runs at the same time (race.c).
@@ -28,7 +28,8 @@
  *	keep A B		do operations A to B (B is left out); as many lines as needed. None: all
  *	tell 1			print each operation
  *	stay 1			at the end of the only round print the model, and leave the processes to look at
- *	plant N			a mistake, for testing who looks for mistakes. 1: the model's fork forgets MADV_DONTFORK;
+ *	plant N			a mistake, for testing who looks for mistakes
+ *				1: the model's fork forgets MADV_DONTFORK
  *				2: what is written to a page shows in another process, where the same was before
  */
 #include "begin.h"
@@ -775,7 +776,7 @@ static void op_madvise(void)
 {
 	static const int state[] = { MADV_DONTNEED, MADV_DONTNEED, MADV_DONTFORK, MADV_DOFORK, MADV_WIPEONFORK,
 				     MADV_KEEPONFORK, MADV_HUGEPAGE, MADV_HUGEPAGE, MADV_NOHUGEPAGE,
-				     MADV_MERGEABLE, MADV_UNMERGEABLE };
+				     MADV_MERGEABLE, MADV_MERGEABLE, MADV_UNMERGEABLE };
 	int advice = state[below(sizeof(state) / sizeof(*state))];
 	struct page *pages = pages_of(me);
 	struct range r = some_range();
@@ -1007,7 +1008,8 @@ static int whose_turn(void)
 	return some_process();
 }
 
-/* What the model says, for whoever looks from outside: process, page, kind, prot, tag. */
+/* What the model says, for whoever looks from outside: process, page, whether it is an anonymous one, prot, tag; and
+ * where each process could have more. */
 static void print_model(void)
 {
 	struct __kernel_timespec pause = { .tv_nsec = 20000000 };
@@ -1016,10 +1018,17 @@ static void print_model(void)
 	for (int who = 0; who < PROCESSES; who++) {
 		struct process *process = &shared->processes[who];
 
-		for (long i = 0; process->pid && i < PAGES; i++)
-			if (process->pages[i].kind != HOLE)
-				say("model %d %x %d %d %x\n", (long)process->pid, address(i), (long)process->pages[i].kind,
-				    (long)process->pages[i].prot, tag_of(&process->pages[i]));
+		if (!process->pid)
+			continue;
+		say("arena %d %x %x\n", (long)process->pid, address(0), address(PAGES));
+		for (long i = 0; i < PAGES; i++) {
+			const struct page *page = &process->pages[i];
+			long own = page->kind == ANON || page->flags & COPIED;
+
+			if (page->kind != HOLE)
+				say("model %d %x %d %d %x\n", (long)process->pid, address(i), own, (long)page->prot,
+				    tag_of(page));
+		}
 	}
 	while (!sys(__NR_kill, supervisor, SIGUSR1))	/* it may not wait yet */
 		sys(__NR_nanosleep, &pause, 0);
