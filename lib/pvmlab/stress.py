@@ -397,9 +397,15 @@ def shortest(kernel: str, failure: Failure, plan: Plan, seconds: float = 120.0) 
 
 # --- the command ------------------------------------------------------------------------------------------------------
 
+#: What is stressed, and what has to be caught where nothing else is asked for.
+_KERNEL, _V2 = "v3-debug", "v2-debug"
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The words of `python -m pvmlab stress`."""
-    parser.add_argument("--kernel", default="v3-debug", help="bundled, or built on demand (default: v3-debug)")
+    parser.add_argument("--kernel", default=None, help="bundled, or built on demand (default: v3-debug; and v2-debug "
+                        "is shown to be caught)")
+    parser.add_argument("--no-v2", action="store_true", help="do not show that v2-debug is caught")
     parser.add_argument("--seed", type=int, default=None, help="of the first round (default: the clock's)")
     parser.add_argument("--seconds", type=float, default=150.0, help="how long to go on (default: 150)")
     parser.add_argument("--ops", type=int, default=2000, help="operations of a round (default: 2000)")
@@ -417,6 +423,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Build what is missing, race, sample, go on in rounds, say what was found; return the exit status."""
     names = _checked(args)
+    show_v2, args.kernel = args.kernel is None and not args.no_v2, args.kernel or _KERNEL
     seed = int(time.time()) if args.seed is None else args.seed
     say(f"seed {seed}, on {args.kernel}")
     if "-" in args.kernel:
@@ -430,7 +437,7 @@ def main(args: argparse.Namespace) -> int:
     for n in range(args.samples):
         if not _sampled(args.kernel, Plan(seed + n, ops=min(args.ops, 1500), check=args.check, stay=True)):
             return 1
-    return _rounds(args, seed)
+    return _rounds(args, seed) or (show_v2 and not _v2_is_caught())
 
 
 def _checked(args: argparse.Namespace) -> tuple[str, ...]:
@@ -474,6 +481,17 @@ def _sampled(kernel: str, plan: Plan) -> bool:
     for line in found.differences[:10]:
         say(f"  {line}")
     return found.failure is None or _report(kernel, found.failure, plan) == 0
+
+
+def _v2_is_caught() -> bool:
+    """D3: a referee of this kind has to see that v2 uses what it has freed."""
+    image.build_on_demand(_V2)
+    failure = over_itself(_V2).failure
+    caught = "KASAN" in failure
+    say(f"{_V2} takes a process over itself, and is caught, as it has to be: {failure}" if caught else
+        f"FAILED: {_V2} takes a process over itself, and KASAN does not say so ({failure or 'nothing does'}): "
+        "then it would not see what v3 does, either")
+    return caught
 
 
 def _rounds(args: argparse.Namespace, seed: int) -> int:

@@ -43,6 +43,16 @@ def test_a_race_that_there_is_not_is_refused():
         _main("--race", "mvoe")
 
 
+@pytest.mark.parametrize("said, status", [("BUG: KASAN: slab-use-after-free in x", 0), ("", 1)])
+def test_where_nothing_is_asked_for_v2_has_to_be_caught(said, status, monkeypatch, capsys):
+    built = []
+    monkeypatch.setattr(stress.image, "build_on_demand", built.append)
+    monkeypatch.setattr(stress, "over_itself", lambda kernel: stress.Race("over-itself", 1, 0, said))
+    assert _main("--seconds", "0", "--samples", "0", "--race-seconds", "0") == status
+    assert built == ["v3-debug", "v2-debug"] and ("FAILED" in capsys.readouterr().out) == bool(status)
+    assert _main("--seconds", "0", "--samples", "0", "--race-seconds", "0", "--no-v2") == 0
+
+
 def test_numbers_in_a_row_are_told_as_one():
     assert stress.runs([1, 2, 3, 7, 9, 10]) == [(1, 3), (7, 7), (9, 10)]
 
