@@ -329,7 +329,9 @@ def test_a_verdict_is_what_was_computed(lesson):
 
 
 def test_an_argument_has_sides_and_an_open_one_says_what_is_missing(lesson):
-    assert lesson.verdict("cover", "c", sides={"for": {"a": 1}, "against": {"b": 2}}, seen=AFTER).verdict == "argument"
+    weighed = lesson.verdict("cover", "c", sides={"for": {"a": 1}, "against": {"b": 2}}, seen=AFTER)
+    assert weighed.verdict == "a matter of judgement" and weighed.means
+    assert weighed.means in weighed._repr_mimebundle_()["text/html"] and weighed.means in weighed._repr_mimebundle_()["text/plain"]
     assert lesson.verdict(1, "c", open="a real machine", evidence={"a": 1}, seen=AFTER).verdict == "open"
 
 

@@ -141,7 +141,8 @@ def _one_verdict(i: int, v: dict, files: dict[str, str]) -> str:
     rows = "".join(f"<tr><th scope=row>{inline(what)}</th><td>{escape(value)}</td></tr>"
                    for what, value in v["evidence"])
     where = files.get(v["lesson"], "")
+    means = f"<p>{v['verdict'].capitalize()}: {v['means']}.</p>" if v["means"] else ""
     return (f'<h2 id="v{i}">{escape(v["who"])}: {v["verdict"]}</h2><div class="pvl '
-            f'pvl-verdict"><p>{inline(v["claim"])}</p>'
+            f'pvl-verdict"><p>{inline(v["claim"])}</p>{means}'
             f'<table>{rows}</table>{v["figure"]}<p class="pvl-source">Linux {escape(v["kernel"])}, {v["date"]}, '
             f'<a href="{where}">notebook {escape(v["lesson"])}</a></p></div>')

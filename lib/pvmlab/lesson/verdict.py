@@ -19,6 +19,9 @@ from .markup import frame, inline, plain
 
 #: How a verdict travels in a notebook's outputs.
 MIME = "application/vnd.pvmlab.verdict+json"
+#: The verdicts that no snapshot gives: what a reader is to make of each.
+_MEANS = {"a matter of judgement": "something counts on each side, and a kernel cannot weigh it",
+          "open": "it cannot be said yet, for the reason below"}
 #: Who wrote each message of the thread, and when in 2019.
 THREAD = {"cover": ("Kirill Tkhai", "20 May")} | {
     str(n): (who, day) for who, day, numbers in (
@@ -58,10 +61,15 @@ class Verdict:
 
     @property
     def verdict(self) -> str:
-        """"holds", "does not hold", "open" or "argument"."""
+        """"holds", "does not hold", "open" or "a matter of judgement"."""
         if self.holds is not None:
             return "holds" if self.holds else "does not hold"
-        return "open" if self.open else "argument"
+        return "open" if self.open else "a matter of judgement"
+
+    @property
+    def means(self) -> str:
+        """What the verdict says, where one word does not say it."""
+        return _MEANS.get(self.verdict, "")
 
     @property
     def who(self) -> str:
@@ -79,17 +87,17 @@ class Verdict:
         """Return it as plain data, the figure as HTML."""
         figure = self.show if self.show is None or isinstance(self.show, Picture) else picture(self.show)
         return {"lesson": self.lesson, "message": self.message, "who": self.who, "claim": self.claim,
-                "verdict": self.verdict, "evidence": self.rows(), "kernel": self.kernel,
+                "verdict": self.verdict, "means": self.means, "evidence": self.rows(), "kernel": self.kernel,
                 "date": date.today().isoformat(), "figure": page(figure) if figure else ""}
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, object]:
         made = self.data()
         rows = "".join(f"<tr><th scope=row>{inline(what)}</th><td>{escape(value)}</td></tr>" for what,
                        value in self.rows())
-        body = (f"<p>{escape(self.who)}: {inline(self.claim)}</p><p>The kernel's verdict: "
-                f"<strong>{self.verdict}</strong></p>"
+        whose, means = "Verdict" if self.means else "The kernel's verdict", f": {self.means}" if self.means else ""
+        body = (f"<p>{escape(self.who)}: {inline(self.claim)}</p><p>{whose}: <strong>{self.verdict}</strong>{means}</p>"
                 f"<table>{rows}</table>{made['figure']}<p class=pvl-source>Linux {escape(self.kernel)}</p>")
-        text = [f"{self.who}: {plain(self.claim)}", f"verdict: {self.verdict}", *(f"  {a}: {b}" for a,
+        text = [f"{self.who}: {plain(self.claim)}", f"verdict: {self.verdict}{means}", *(f"  {a}: {b}" for a,
                                                                                   b in self.rows())]
         return {"text/html": frame("verdict", f"verdict on {self.who}", body), "text/plain": "\n".join(text),
                 MIME: made}
