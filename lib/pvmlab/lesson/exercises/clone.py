@@ -36,7 +36,7 @@ def _anon_vmas(seen: Snapshot, vma) -> list:
 
 
 def _vary_often(random: Random) -> Variant:
-    times = random.randint(2, 5)
+    times = random.randint(4, 8)        # the lesson itself brings it there twice, and three times
     return {"times": times, "calls": times - 1}
 
 
