@@ -169,3 +169,22 @@ def test_no_word_of_a_patch_is_broken_in_jupyterlab(opened, wide):  # noqa: F811
         return broken;
     })""")
     assert broken == []
+
+
+@pytest.mark.parametrize("wide, words_are", [(1250, "beside"), (940, "above"), (600, "above")])
+def test_a_patch_s_words_have_room(opened, wide, words_are):  # noqa: F811
+    shown = patch("v2", 3, function="copy_pmd_range", about="A huge entry that one step").html()
+    tab = opened(f"<!doctype html><html lang=en><meta charset=utf-8><title>patch</title>{THEME}<main "
+                 f"style='width:{wide}px'>{shown}</main>")
+    said, code = (tab.locator(where).bounding_box() for where in (".pvl-said", ".pvl-code"))
+    above = said["y"] + said["height"] <= code["y"]
+    assert above == (words_are == "above") and said["width"] > 240
+    assert above or said["x"] >= code["x"] + code["width"]
+
+
+def test_a_table_of_a_patch_has_its_lines_whole(opened):  # noqa: F811
+    shown = patch("v2", 7, function="process_vm_mmap", about="What a user sees").html()
+    tab = opened(f"<!doctype html><html lang=en><meta charset=utf-8><title>patch</title>{THEME}<main "
+                 f"style='width:860px'>{shown}</main>")
+    table = tab.locator(".pvl-said pre")
+    assert table.evaluate("pre => pre.scrollWidth <= pre.clientWidth && getComputedStyle(pre).whiteSpace === 'pre'")

@@ -42,11 +42,12 @@ class Excerpt:
                        f"{''.join(_folded(_coloured(piece.lines)))}" for piece in self.pieces)
 
     def html(self) -> str:
-        """Return the code and, beside it, the message's own words."""
+        """Return the code and the message's own words: above it, or beside it where there is room (lesson.css)."""
         whole = "\n\n".join(self.patch.message)
-        body = (f"<p><strong>{escape(self.patch.name)}</strong>: {escape(self.patch.subject)}</p><div class=pvl-sides>"
-                f'<div class=pvl-code tabindex=0 role=region aria-label="the code">{self._code}</div>'
-                f"<div class=pvl-said>{''.join(map(_as_it_stands, self.said))}</div></div>"
+        wide = " pvl-wide" if any(map(_TABLE.match, self.said)) else ""
+        body = (f"<p><strong>{escape(self.patch.name)}</strong>: {escape(self.patch.subject)}</p>"
+                f'<div class="pvl-sides{wide}"><div class=pvl-said>{"".join(map(_as_it_stands, self.said))}</div>'
+                f'<div class=pvl-code tabindex=0 role=region aria-label="the code">{self._code}</div></div>'
                 f"<details><summary>The whole message</summary><pre>{escape(whole)}</pre></details>")
         return frame("patch", f"{self.patch.name}: {self.patch.subject}", body)
 
