@@ -14,7 +14,9 @@ and minutes (course.py); its first code cell, tagged "set-up", makes the
 Lesson and the Lab. Questions stand in questions/NN.toml, in the order in which
 they are asked, each before its call; exercises in exercises/. The cell in which
 a learner writes is tagged "exercise"; cells that run right after the set-up
-are tagged "alone". lib/tests/test_notebooks.py holds all of it, and
+are tagged "alone", and those to try things in, with no check, "yours". What a
+reading means stands in the question's file ([name.seen]), so that no cell below
+a question names its answer. lib/tests/test_notebooks.py holds all of it, and
 lib/tests/kernel_names.py notes what the prose names of the kernel's source.
 """
 
