@@ -126,16 +126,13 @@ def check() -> int:
 
 
 def kernel_on_demand(name: str) -> int:
-    """Build a kernel with one more fragment of configuration; keep it in the user's cache, under its inputs' hash.
-
-    All kernels of one fragment are built in one directory: after v3-debug, v2-debug costs what differs.
-    """
-    home, place = on_demand_home(name), name.partition("-")[2]
+    """Build a kernel with one more fragment of configuration; keep it in the user's cache, under its inputs' hash."""
+    home = on_demand_home(name)
     if not (home / "manifest.json").exists():
         start = time.monotonic()
         tools()
-        build_kernel(place, prepare(place, series_patches(name)), config=fragments(name), local=name)
-        keep(name, place, home)
+        build_kernel(name, prepare(name, series_patches(name)), config=fragments(name))
+        keep(name, home)
         say(f"{name}: built in {time.monotonic() - start:.0f} s")
     return where(name)
 
@@ -230,22 +227,21 @@ def put(wanted: Path, target: Path) -> None:
         shutil.copy(wanted, target)
 
 
-def build_kernel(name: str, source: Path, log: Path | None = None, config: tuple[Path, ...] = (HERE / "kernel.config",),
-                 local: str = "") -> None:
-    """Configure and build one kernel in the directory `name`; what make says goes to `log`; local: another name for it."""
-    obj, local = WORK / name / "obj", local or name
+def build_kernel(name: str, source: Path, log: Path | None = None, config: tuple[Path, ...] = (HERE / "kernel.config",)) -> None:
+    """Configure and build one kernel; what make says goes to `log`."""
+    obj = WORK / name / "obj"
     obj.mkdir(parents=True, exist_ok=True)
-    make = ["make", "-s", "-C", str(source), f"O={obj}", f"-j{os.cpu_count()}", f"LOCALVERSION=-pvm-{local}"]
-    say(f"{local}: configuring")
+    make = ["make", "-s", "-C", str(source), f"O={obj}", f"-j{os.cpu_count()}", f"LOCALVERSION=-pvm-{name}"]
+    say(f"{name}: configuring")
     run([*make, "tinyconfig"])
     run([str(source / "scripts/kconfig/merge_config.sh"), "-m", "-O", str(obj), str(obj / ".config"),
          *map(str, config)])
     run([*make, "olddefconfig"])
     refused(obj / ".config", config)
-    say(f"{local}: building, some {'four' if len(config) == 1 else 'six'} minutes on two cores if nothing is there yet")
+    say(f"{name}: building, some {'four' if len(config) == 1 else 'six'} minutes on two cores if nothing is there yet")
     flags = f"-g -gdwarf-5 -fno-var-tracking -ffile-prefix-map={source}=. -ffile-prefix-map={obj}=."
     make.remove("-s")
-    watched([*make, f"CFLAGS_KERNEL=$(if $(filter {DEBUG_FILES},$(obj)/$(target-stem)),{flags})", "vmlinux"], local, log)
+    watched([*make, f"CFLAGS_KERNEL=$(if $(filter {DEBUG_FILES},$(obj)/$(target-stem)),{flags})", "vmlinux"], name, log)
 
 
 def refused(config: Path, fragments: tuple[Path, ...]) -> None:
@@ -315,13 +311,13 @@ def pack(sources: list[Path], target: Path, first: list[dict]) -> dict:
                         for n, (size, digest) in enumerate(zip(sizes, sums, strict=True))]}
 
 
-def keep(name: str, place: str, home: Path) -> None:
-    """Put a kernel that is not bundled, built in `place`, where the library finds it; the initramfs is the bundle's."""
+def keep(name: str, home: Path) -> None:
+    """Put a kernel that is not bundled where the library finds it, not packed; the initramfs is the bundle's."""
     part = home.with_name(f".{home.name}.{os.getpid()}")
     part.mkdir(mode=0o700, parents=True)
-    shutil.move(strip(place), part / "vmlinux")
-    shutil.move(debug(place), part / "debug")
-    manifest = {"base": base(), "release": release(place), "symbols": symbols(place), "tools": versions(),
+    shutil.move(strip(name), part / "vmlinux")
+    shutil.move(debug(name), part / "debug")
+    manifest = {"base": base(), "release": release(name), "symbols": symbols(name), "tools": versions(),
                 "inputs": inputs(on_demand_inputs(name)), "files": {f.name: sha256(f) for f in part.iterdir()}}
     (part / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
     shutil.rmtree(home, ignore_errors=True)
