@@ -151,3 +151,13 @@ def test_v2_is_caught_too():
     """A clone of MADV_DONTFORK memory, an error of another number, a self-call: the model is one of v3."""
     with stress.machine("v2") as lab:
         assert stress.run(lab, Plan(seed=1, rounds=2, ops=1000), limit=30).failure is not None
+
+
+def test_a_move_that_flushes_nothing_is_seen():
+    """Planted in the running kernel: flush_tlb_mm_range() returns at once, so that a writer goes on writing."""
+    with stress.machine("v3") as lab:
+        with lab.machine.frozen():
+            address = lab.kernel.prog.symbol("flush_tlb_mm_range").address
+            lab._stops.gdb._ask(f"M{address:x},1:c3", "OK")
+        found = stress.race_in(lab, "give", seconds=5)
+    assert re.search("changes from|the last that was written to it is|a writer faults", found.failure)
