@@ -21,7 +21,8 @@ from .draw.details import Details
 from .draw.inventory import Inventory, Once
 from .draw.layout import BAR, CLOSE
 from .draw.parts import Box, Panel, Row
-from .draw.walk import REST, said, visit_id
+from .draw.walk import REST, hits_in, said, visit_id
+from .draw.why import why
 from .identity import Key
 from .model import RmapWalk, Vma
 
@@ -228,9 +229,12 @@ class _Told:
             yield lit, f"Visit {said(visit, i)}: {visit.why}.", item
         alarms = [row.id for panel in self.picture.panels for box in panel.boxes for row in box.rows
                   if row.cls == "alarm" and row.seen[self.new]]
-        twice = " ".join(f"The page is in {name} more than once." for name in walk.twice)
+        vmas = [self._key("vma", visit.vma) for name in walk.twice for visit in hits_in(walk, name)]
+        theirs = [part for vma in vmas for part in (*self._showing(rows, {ref("vma", vma)}),
+                                                    *self._between(rows, vma, start))]
+        twice = " ".join(why(self.picture.steps, self.new, walk, name) for name in walk.twice)
         missed = " ".join(f"Not found: {name} at {addr:#x}." for name, addr in walk.missed)
-        yield ["walk-start-row", *dict.fromkeys(hits), *alarms], " ".join(
+        yield [*dict.fromkeys(("walk-start-row", *hits, *alarms, *theirs))], " ".join(
             filter(None, (f"The walk ends: {len(walk.steps)} visited, {len(walk.hits)} hits.", twice, missed))), None
 
     def _key(self, kind: str, place: int) -> Key:

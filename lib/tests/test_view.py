@@ -376,7 +376,15 @@ def test_the_walk_goes_from_the_frame_to_every_visit():
         assert {f"spaces-{ref('vma', vma)}", f"forest-tree-{ref('link', link)}", f"forest-chain-{ref('link', link)}",
                 f"tables-{ref('entry', (mm, visit.address, 'pte'))}"} <= names
         assert "HIT" in made["words"][said] and hex(visit.address) in made["words"][said]
-    assert made["words"][steps_of_it[-1][1]].endswith("The page is in A more than once.")
+    assert made["words"][steps_of_it[-1][1]].endswith(
+        "The page is in A more than once, at 0x7f3a1c200000 and 0x7f4400000000. Why: av·A is in the chain of each of "
+        "these VMAs, so its tree holds them all: A 0x7f3a1c200000 has av·A; A 0x7f4400000000 has av·B, av·A (the chain "
+        "of B 0x7f3a1c200000: who clones a VMA copies its chain). The page's index 0x7f3a1c200 and vm_pgoff give one "
+        "address in each: 0x7f3a1c200000 with vm_pgoff 0x7f3a1c200 and 0x7f4400000000 with vm_pgoff 0x7f3a1c200.")
+    end = {made["parts"][n] for n in steps_of_it[-1][0]}
+    for vma in (after.task("A").vma(addr) for addr in (worlds.HEAP, 0x7F4400000000)):
+        key, owner = row.identity.key("vma", 2, vma.addr), row.identity.key("anon_vma", 2, walk.start)
+        assert {f"forest-chain-{ref('link', (key, owner))}", f"spaces-{ref('vma', key)}"} <= end
 
 
 def test_a_film_says_where_it_stands_and_what_is_locked():

@@ -37,7 +37,8 @@ def forest(scene: Scene) -> Panel:
     edges = [edge for chain in chains.values() for link in chain
              if (edge := _link_edge(scene, link)).tail[1] in rows and edge.head[1] in rows]
     rest = tuple(dict.fromkeys(link.key[1] for chain in chains.values() for link in chain if link.key[1] not in kept))
-    return Panel("forest", "anon_vma forest", "Where reverse mapping looks for an anonymous page. A line is one "
+    return Panel("forest", "anon_vma forest", "An anon_vma is where the kernel finds, from an anonymous page, "
+                 "the VMAs that may map it; av·A is called after A, the process it was first made for. A line is one "
                  "anon_vma_chain: in a VMA's list (left) and in an anon_vma's interval tree (right). An arrow on the "
                  "right leads to the parent.",
                  boxes, (*edges, *_parents(scene, anon_vmas)), folds=_fold(scene, rest), ranksep=1.1)
@@ -100,7 +101,8 @@ def _says(scene: Scene, av: AnonVma, step: int) -> str:
 
 def _vma_box(scene: Scene, life: Life, chain: list[Life]) -> Box:
     head = tuple(vma and Seen((f"{scene.mm_name(scene.mm_of(life))} {vma.vm_start:#x}",
-                               f"->anon_vma = {_own(scene, vma, step)}"), {"->anon_vma": _own(scene, vma, step)})
+                               f"vm_pgoff {vma.vm_pgoff:#x}", f"->anon_vma = {_own(scene, vma, step)}"),
+                              {"vm_pgoff": hex(vma.vm_pgoff), "->anon_vma": _own(scene, vma, step)})
                  for step, vma in enumerate(life.seen))
     rows = [Row(f"forest-{ref('vma', life.key)}-head", "head", head, refs("vma", life.key),
                 opens=Opens("vma", (life.key,)))]

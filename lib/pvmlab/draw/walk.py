@@ -8,7 +8,6 @@ visits the first have a row; a line stands for the others.
 from __future__ import annotations
 
 import textwrap
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 from ..identity import Key
@@ -132,9 +131,18 @@ def _alarm(walks: Sequence[RmapWalk | None], name: str, says: Callable[[RmapWalk
 
 
 def _twice(w: RmapWalk) -> tuple[str, ...]:
-    hits = Counter("/".join(step.tasks) for step in w.hits)
-    often = {2: "twice"}
-    return tuple(f"‼ the page is mapped {often.get(hits[name], f'{hits[name]} times')} in {name}" for name in w.twice)
+    return tuple(line for name in w.twice for line in (
+        f"‼ the page is mapped {_often(len(hits_in(w, name)))} in {name}:",
+        f"   at {' and '.join(f'{step.address:#x}' for step in hits_in(w, name))}"))
+
+
+def _often(count: int) -> str:
+    return "twice" if count == 2 else f"{count} times"
+
+
+def hits_in(w: RmapWalk, name: str) -> list[RmapStep]:
+    """The hits of a walk in one process, in the order of the walk."""
+    return [step for step in w.hits if "/".join(step.tasks) == name]
 
 
 def _missed(w: RmapWalk) -> tuple[str, ...]:
