@@ -580,12 +580,100 @@ def test_axe_finds_nothing_serious(opened, body):
     shown = Figure(tab, MADE)
     for name in ("to scale", "counters"):
         shown.root.get_by_role("button", name=f"show or hide: {name}").click()
-    assert chromium.serious(tab) == []
+    for stop in range(1, len(MADE["stops"]) + 1):
+        shown.root.get_by_role("button", name=f"step {stop}:").click()
+        assert chromium.serious(tab) == [], stop
     shown.row("frames-").click()
     shown.root.locator("summary").click()
     assert chromium.serious(tab) == []
     shown.root.get_by_role("button", name="list: ").first.click()
     assert shown.listed() and chromium.serious(tab) == []
+
+
+def test_axe_finds_nothing_serious_at_any_stop_of_a_film(opened):
+    film = frontispiece.inside_the_call()
+    tab = opened(saved(film))
+    tab.locator(".pv-bar button").first.focus()
+    for _ in range(len(film) + 1):
+        assert chromium.serious(tab) == [], tab.locator(".pv-where.pv-here").inner_text()
+        tab.keyboard.press("ArrowRight")
+
+
+PLACES = """[...document.querySelectorAll('.pv-top, .pv-shows, .pv-changes, .pv-sheet, details')]
+    .map(e => e.getBoundingClientRect()).map(r => [r.x, r.y, r.width, r.height])
+    .concat(document.documentElement.scrollHeight)"""
+
+
+@pytest.mark.parametrize("wide", [1280, 760])
+def test_a_film_stays_put_with_a_line_chosen(opened, wide):
+    film = frontispiece.inside_the_call()
+    tab = opened(saved(film))
+    tab.set_viewport_size({"width": wide, "height": 800})
+    tab.locator(".pv-bar button").first.focus()
+    tab.keyboard.press("End")
+    tab.locator(".pv-changes .pv-here button").first.click()
+    tab.evaluate("scrollTo(0, 0)")
+    tab.wait_for_timeout(100)
+    first = tab.evaluate(PLACES)
+    for _ in range(len(film)):
+        tab.keyboard.press("ArrowLeft")
+        assert tab.evaluate(PLACES) == first, tab.locator(".pv-where.pv-here").inner_text()
+
+
+def test_it_stays_put_with_notes_of_any_length(opened):
+    tab = opened(saved(picture(ROW, notes=("short", "a long note " * 60, ""))))
+    tab.locator(".pv-bar button").first.focus()
+    tab.keyboard.press("n")
+    first = tab.evaluate(PLACES)
+    for _ in range(4):
+        tab.keyboard.press("ArrowLeft")
+        assert tab.evaluate(PLACES) == first
+    tab.keyboard.press("End")
+    assert tab.locator(".pv-note.pv-here").evaluate("e => getComputedStyle(e).borderLeftWidth") == "0px"
+
+
+#: Pixels of the text in the drawings that are shown.
+TYPE = """Math.min(...[...document.querySelectorAll('.pv-sheet svg')].filter(e => e.checkVisibility())
+    .map(e => 12 * e.getBoundingClientRect().width / e.viewBox.baseVal.width))"""
+
+
+@pytest.mark.parametrize("wide, least", [(1280, 11), (820, 10), (500, 10)])
+def test_text_is_legible_however_narrow_the_page(opened, wide, least):
+    tab = opened(saved(frontispiece.the_call()))
+    tab.set_viewport_size({"width": wide, "height": 800})
+    tab.wait_for_timeout(200)
+    assert tab.evaluate(TYPE) >= least - 0.05
+
+
+def test_in_full_screen_the_drawings_have_large_type(shown):
+    shown.root.get_by_role("button", name="full screen").click()
+    shown.tab.wait_for_function(f"document.fullscreenElement && {TYPE} >= 17.9")
+
+
+def test_what_is_said_of_a_low_part_stands_beside_it(opened):
+    tab = opened(saved(frontispiece.child_to_parent()))
+    tab.evaluate("scrollTo(0, 0)")
+    rows = tab.locator("[data-panel=translation] .row.pte, [data-panel=translation] .row.frame")
+    checked = 0
+    for row in rows.all():
+        box = row.bounding_box()
+        if not 640 < box["y"] + box["height"] < 800:
+            continue
+        row.evaluate("e => e.focus({ preventScroll: true })")
+        foot, lists = (tab.locator(name).bounding_box() for name in (".pv-foot", ".pv-changes"))
+        assert foot["y"] >= lists["y"] + lists["height"] or foot["x"] > lists["x"] + lists["width"]
+        assert foot["x"] >= box["x"] + box["width"] or foot["x"] + foot["width"] <= box["x"]
+        checked += 1
+    assert checked
+
+
+def test_the_steps_follow_when_what_is_above_grows(opened):
+    """No event says so, and nothing scrolls."""
+    tab = opened(f"<div id=above style='height:40px'></div>{saved(SHOWN)}<div style='height:2000px'>")
+    tab.evaluate("document.documentElement.style.overflowAnchor = 'none'; scrollTo(0, 400)")
+    tab.wait_for_function("Math.abs(document.querySelector('.pv-top').getBoundingClientRect().top) < 3")
+    tab.evaluate("document.querySelector('#above').style.height = '240px'")
+    tab.wait_for_function("Math.abs(document.querySelector('.pv-top').getBoundingClientRect().top) < 3", timeout=3000)
 
 
 def test_nothing_moves_by_itself(shown):

@@ -27,8 +27,8 @@ def why(steps: Steps | None, step: int, walk: RmapWalk, name: str) -> str:
     seen = _Seen(steps, step, walk)
     told = "; ".join(seen.chain(visit) for visit in hits)
     sums = (f"{visit.address:#x} with vm_pgoff {seen.vma(visit).vm_pgoff:#x}" for visit in hits)
-    return (f"{first} Why: {seen.anon_vma(walk.start)} is in the chain of each of these VMAs, so its tree holds them all: "
-            f"{told}. The page's index {page.index:#x} and vm_pgoff give one address in each: {_and(sums)}.")
+    return (f"{first} Why: {seen.anon_vma(walk.start)} is in the chain of each of these VMAs, so its tree holds them "
+            f"all: {told}. The page's index {page.index:#x} and vm_pgoff give one address in each: {_and(sums)}.")
 
 
 class _Seen:
