@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from . import calls, image, pagetable, stress, vm
 from ._walk import ffi, lib
@@ -26,6 +27,9 @@ from .figure import figure as data
 from .guest import Guest, Task
 from .lab import Lab
 from .model import Snapshot
+
+if TYPE_CHECKING:
+    from .draw import Picture
 
 MB = 1e6
 #: The world of the look and figure rows: page-table entries in three tasks together.
@@ -168,38 +172,84 @@ def large_figure(rounds: int) -> Samples:
         yield _seconds(lambda: notebook_gets(picture(_difference(before, after))))
 
 
+def line_figure(rounds: int) -> Samples:
+    """The same of a line of fifty processes, each the child of the one before."""
+    from .frontispiece import lineage
+    from .view import bundle as notebook_gets
+    made = lineage()
+    for _ in range(rounds):
+        yield _seconds(lambda: notebook_gets(_drawn_anew(made)))
+
+
 def stepping(rounds: int) -> Samples:
-    """One step of the large world's figure in Chromium: script, layout and all."""
+    """One step of the large world's figure in Chromium, script and layout, to a stop that was shown before."""
+    yield from _in_browser(rounds, _large_picture(), f"{STEP}('again')")
+
+
+def first_visit(rounds: int) -> Samples:
+    """One step of it to a stop for the first time, once the browser was idle."""
+    yield from _in_browser(rounds, _large_picture(), f"{STEP}('first')")
+
+
+def line_stepping(rounds: int) -> Samples:
+    """One step of the line of forks."""
+    from .frontispiece import lineage
+    yield from _in_browser(rounds, lineage(), f"{STEP}('again')")
+
+
+def _large_picture() -> Picture:
+    from .draw import PANELS, picture
+    before, after = _large_world()
+    pfn = next(pte.pfn for pte in after.task("task0").mm.entries if pte.present)
+    return picture(_difference(before, after), panels=PANELS, walk=pfn)
+
+
+def _drawn_anew(made: Picture) -> Picture:
+    """The picture of the same snapshots, with nothing of it done yet."""
+    from .draw import PANELS, picture
+    before, after = made.steps.snapshots
+    return picture(_difference(before, after), panels=PANELS, walk=made.walks[-1].pfn)
+
+
+def _in_browser(rounds: int, shown: Picture, script: str) -> Samples:
+    """Evaluate a script in a page with the figure, opened anew for each round."""
     from playwright.sync_api import sync_playwright
 
-    from .draw import picture
     from .view import page
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
         raise PvmlabError("no step was measured", "there is no Chromium here", "apt-get install chromium")
-    before, after = _large_world()
+    source = f"<!doctype html><html lang=en><title>figure</title>{page(shown)}"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        tab = browser.new_page(viewport={"width": 1280, "height": 800})
-        shown = page(picture(_difference(before, after)))
-        tab.set_content(f"<!doctype html><html lang=en><title>figure</title>{shown}")
-        yield from (tab.evaluate(STEP) for _ in range(rounds))
+        for _ in range(rounds):
+            tab = browser.new_page(viewport={"width": 1280, "height": 800})
+            tab.set_content(source)
+            yield tab.evaluate(script)
+            tab.close()
         browser.close()
 
 
-#: Step back and forth, all drawings made already: milliseconds of script and layout for one step.
-STEP = """() => {
-    const root = document.querySelector('.pvmlab-view'), keys = ['ArrowLeft', 'ArrowRight'];
-    root.querySelector('.pv-bar button').focus();
+#: With every panel shown, a frame chosen and the walk begun: milliseconds of script and layout for one step, to a stop
+#: seen before ("again") or not ("first"). Between steps the browser is idle for a moment, as it is between two keys.
+STEP = """(async (which) => {
+    const root = document.querySelector('.pvmlab-view'), idle = () => new Promise((done) => setTimeout(done, 300));
     const press = (key) => {
+        const start = performance.now();
         document.activeElement.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true }));
-        return root.getBoundingClientRect().height;
+        root.getBoundingClientRect();
+        return performance.now() - start;
     };
-    keys.forEach(press);
-    const start = performance.now();
-    keys.forEach(press);
-    return (performance.now() - start) / 2;
-}"""
+    root.querySelectorAll('.pv-shows [aria-pressed=false]').forEach((button) => button.click());
+    root.querySelector('.pv-bar button').focus();
+    ['w', 'w', 'w'].forEach(press);
+    root.querySelector('[data-panel=translation] .row.frame')?.focus();
+    await idle();
+    const first = press('ArrowLeft');
+    await idle();
+    const again = press('ArrowRight');
+    return which === 'first' ? first : again;
+})"""
 
 
 def stopped_machine(rounds: int) -> Samples:
@@ -227,7 +277,10 @@ BUDGETS = (
     ("diff + DOT + layout + SVG of that world", "ms", 150, True, 9, figure),
     ("what that figure sends to the browser", "KB", 300, True, 1, payload),
     ("a figure of 64 tasks, 20,000 entries, 1 GiB", "s", 2, True, 3, large_figure),
-    ("one step of it in the browser", "ms", 16, True, 15, stepping),
+    ("one step of it in the browser, all panels", "ms", 16, True, 9, stepping),
+    ("the same, to a stop not seen before", "ms", 16, True, 9, first_visit),
+    ("a figure of a line of 50 forks", "s", 2, True, 3, line_figure),
+    ("one step of it in the browser, all its panels", "ms", 16, True, 9, line_stepping),
     ("resident memory of one stopped VM", "MB", 64, True, 3, stopped_machine),
     ("bundled image", "MB", 12, True, 1, bundle),
 )

@@ -172,7 +172,7 @@ class Panel:
     notes: tuple[str, ...] = ()
     folds: tuple[Box, ...] = ()
     rankdir: str = "LR"
-    ranksep: float = 0.42
+    ranksep: float = 0.3
     how: str = "graph"
     most: int = 0
     spans: Mapping[str, tuple[Span | None, ...]] = field(default_factory=dict)

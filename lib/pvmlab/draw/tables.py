@@ -288,7 +288,7 @@ def _table_box(scene: Scene, mm: Key, phys: int, rows: dict[int, tuple]) -> Box:
     name = table_id(mm, level, phys)
     says = (level, f"of {scene.mm_name(mm)}") if level == "pgd" else (level,)     # where no panel of VMAs says it
     head = Row(f"{name}-head", "head", tuple(Seen(says) if t else None for t in there), _table_refs(scene, mm, phys))
-    return Box(name, "upper", (head, *_index_rows(scene, mm, name, rows)), column="path")
+    return Box(name, "upper", (head, *_index_rows(scene, mm, name, rows)), chars=5, column="path")
 
 
 def _index_rows(scene: Scene, mm: Key, name: str, rows: dict[int, tuple], says: str = "") -> list[Row]:
