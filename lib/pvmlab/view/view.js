@@ -205,9 +205,12 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
     on.setAttribute("aria-disabled", at === figure.stops.length - 1);
     text.textContent = figure.lists[stop.text].map((n) => figure.words[n]).join("\n");
     tell();
-    if (held) (part(held) || root).focus({ preventScroll: true }); // before the lights: the keys work in any case
-    else if (inList) (lists[at].querySelector("button") || root).focus({ preventScroll: true });
-    light();
+    try {
+      light();
+    } finally { // the keys work in any case; after the lights, for the browser then lays out the page once
+      if (held) (part(held) || root).focus({ preventScroll: true });
+      else if (inList) (lists[at].querySelector("button") || root).focus({ preventScroll: true });
+    }
     panels.forEach(settle);
     rest();
     (window.requestIdleCallback || setTimeout)(prepare);
