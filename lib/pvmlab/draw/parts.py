@@ -244,13 +244,12 @@ def even(boxes: Iterable[Box]) -> tuple[Box, ...]:
 
 def badge(row: Row, box: Box, old: int | None, new: int) -> list[str]:
     """The badge's lines, broken between facts where it can be."""
-    chars = int((width(box) - 2 * PAD) / CHAR)
     lines: list[str] = []
     for fact in filter(None, mark_of(row, box, old, new).text.split("; ")):
-        if lines and len(lines[-1]) + 2 + len(fact) <= chars:
+        if lines and len(lines[-1]) + 2 + len(fact) <= box.longest:
             lines[-1] += f"; {fact}"
         else:
-            lines += textwrap.wrap(fact, chars)
+            lines += textwrap.wrap(fact, box.longest)
     return lines
 
 
