@@ -306,6 +306,11 @@ def test_a_table_keeps_its_columns():
     assert "<pre>EINVAL  unknown flag, " in patch("v2", 7, about="What a user sees").html()
 
 
+def test_it_can_stand_without_the_message_s_words():
+    shown = patch("v2", 1, file="init/Kconfig", about=None)
+    assert shown.said == () and "<div class=pvl-said>" not in shown.html() and shown.text().endswith(shown.pieces[-1].lines[-1])
+
+
 def test_the_subjects_of_a_series_are_its_files():
     files = sorted((root() / "kernel-patches/v2").glob("000[1-9]*.patch"))
     assert list(subjects("v2")) == [1, 2, 3, 4, 5, 6, 7] == [int(path.name[:4]) for path in files]

@@ -44,31 +44,32 @@ class Excerpt:
     def html(self) -> str:
         """Return the code and the message's own words: above it, or beside it where there is room (lesson.css)."""
         whole = "\n\n".join(self.patch.message)
-        wide = " pvl-wide" if any(map(_TABLE.match, self.said)) else ""
+        wide = "" if self.said and not any(map(_TABLE.match, self.said)) else " pvl-wide"
+        said = f'<div class=pvl-said>{"".join(map(_as_it_stands, self.said))}</div>' if self.said else ""
         body = (f"<p><strong>{escape(self.patch.name)}</strong>: {escape(self.patch.subject)}</p>"
-                f'<div class="pvl-sides{wide}"><div class=pvl-said>{"".join(map(_as_it_stands, self.said))}</div>'
+                f'<div class="pvl-sides{wide}">{said}'
                 f'<div class=pvl-code tabindex=0 role=region aria-label="the code">{self._code}</div></div>'
                 f"<details><summary>The whole message</summary><pre>{escape(whole)}</pre></details>")
         return frame("patch", f"{self.patch.name}: {self.patch.subject}", body)
 
     def text(self) -> str:
         code = "\n\n".join(f"{p.file}, line {p.start}\n" + "\n".join(p.lines) for p in self.pieces)
-        return f"{self.patch.name}: {self.patch.subject}\n\n{code}\n\n" + "\n\n".join(self.said)
+        return "\n\n".join((f"{self.patch.name}: {self.patch.subject}", code, *self.said))
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
         return {"text/html": self.html(), "text/plain": self.text()}
 
 
 def patch(series: str, number: int, *, function: str | None = None, file: str | None = None,
-          between: tuple[str, str] | None = None, about: str | Sequence[str] = ()) -> Excerpt:
+          between: tuple[str, str] | None = None, about: str | Sequence[str] | None = ()) -> Excerpt:
     """Return a piece of a patch, with what its message says of it.
 
     function: the C function whose changes to show (mm/memory.c has
     copy_pmd_range()); file: only of this file; between: only from the line with the
     one text to the line with the other; about: words that the wanted
     paragraphs of the message contain, by default the function's name, and the
-    first paragraph where no one has it; one that ends in a colon brings the table
-    or list that it announces. Raises UsageError when the patch does not change
+    first paragraph where no one has it, None for the code alone; one that ends in a
+    colon brings the table or list that it announces. Raises UsageError when the patch does not change
     that function, has no such lines, or its message no such paragraph.
     """
     whole = read(series, number)
@@ -81,7 +82,7 @@ def patch(series: str, number: int, *, function: str | None = None, file: str | 
         pieces = [cut for piece in pieces if (cut := _between(piece, *between))]
         if not pieces:
             raise UsageError(f"{whole.name} has no lines from {between[0]!r} to {between[1]!r}", "it was changed, or never had")
-    return Excerpt(whole, pieces, _paragraphs(whole, (about,) if isinstance(about, str) else about, function))
+    return Excerpt(whole, pieces, () if about is None else _paragraphs(whole, (about,) if isinstance(about, str) else about, function))
 
 
 def _between(piece: Hunk, first: str, last: str) -> Hunk | None:
