@@ -26,7 +26,7 @@ from .markup import frame, inline, paragraphs, plain
 from .question import Question, Told
 
 _INPUT = {"choice": "radio", "which": "checkbox"}
-_HOW = {"choice": "Choose one.", "which": "Tick all that do: none to all.", "number": "A whole number."}
+_HOW = {"choice": "Choose one.", "which": "Tick each one that fits; none and all are possible.", "number": "A whole number."}
 
 
 class Asked:

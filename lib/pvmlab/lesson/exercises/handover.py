@@ -31,7 +31,8 @@ def _take_over(seen: Snapshot, variant: Variant) -> Finding:
         return almost("the server is still there")
     writable = [n for n, entry in enumerate(entries) if entry.writable]
     if writable != [variant["own"]]:
-        return almost(f"writable are the pages {writable or 'none'}; only page {variant['own']} should be: when was it written to?")
+        return almost(f"writable now: {'pages ' + ', '.join(map(str, writable)) if writable else 'no page'}; it should be page {variant['own']} alone. "
+                      "When was it written to?")
     if clone.anon_vma is None or len(seen.anon_vma(clone.anon_vma.addr).tree) != 1:
         return almost("somebody else still hangs in the clone's `anon_vma`")
     return correct(f"the pages have a new owner, and the old one is gone. If you wrote to page {variant['own']} while both lived, it was copied, and the server's went with it. If the "

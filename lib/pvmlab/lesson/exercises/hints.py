@@ -22,7 +22,7 @@ def _row(seen: Snapshot, variant: Variant) -> Finding:
     if low[0].vm_start != variant["floor"]:
         return almost(f"its lowest mapping begins at {low[0].vm_start:#x}, not at {variant['floor']:#x}")
     if low[-1].vm_end != variant["floor"] + 2 * size:
-        return almost(f"the mappings there end at {low[-1].vm_end:#x}; two clones of {variant['pages']} pages reach further, or not so far")
+        return almost(f"the mappings there end at {low[-1].vm_end:#x}; two clones of {variant['pages']} pages end at {variant['floor'] + 2 * size:#x}")
     frames = [seen.task("consumer").pte(variant["floor"] + n * size) for n in (0, 1)]
     if None in frames or frames[0].pfn != frames[1].pfn:
         return almost("both should be clones of the same pages")
