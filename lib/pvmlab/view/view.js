@@ -151,7 +151,8 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
   /** A panel: its title and caption, the drawing, notes below. */
   function section(panel) {
     const title = make("strong", {}, panel.title), head = make("div", { class: "pv-head" }, title);
-    const sheet = make("div", { class: "pv-sheet" });
+    const svg = document.createElementNS(SVG, "svg"), sheet = make("div", { class: "pv-sheet" }, svg);
+    svg.setAttribute("role", "group");
     if (panel.name === "walk" && figure.stops.some((stop) => stop.walk.length)) head.append(
       button("◀", "one visit back (Shift W)", () => stroll(-1)), button("walk ▶", "one visit on (W)", () => stroll(1)));
     if (panel.most) {
@@ -166,7 +167,7 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
     const node = make("section", about, head, make("p", { class: "pv-caption" }, panel.caption), sheet, ...folds,
       ...panel.notes.map((line) => make("p", { class: "pv-caption" }, line)));
     const folded = new Map(folds.map((fold) => [Number(fold.dataset.part), fold]));
-    return { node, sheet, title, panel, folded, rows: new Map(), drawn: new Map() };
+    return { node, svg, title, panel, folded, rows: new Map(), drawn: new Map() };
   }
 
   // Stepping
@@ -220,58 +221,67 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
     ? Object.keys(PVMLAB_COLUMNS).some((name) => open.has(name)) : open.has(panel.name);
 
   /** Show a panel's drawing; return its width in pixels. */
-  function show(each, pieces) {
-    const { panel, node, sheet } = each;
+  function show(each, pieces = []) {
+    const { panel, node, svg } = each;
     node.hidden = !isOpen(each);
     if (node.hidden) return 0;
-    const { svg, rows } = ready(each, pieces), { left, width } = spread(panel);
-    if (sheet.firstChild !== svg) sheet.replaceChildren(svg);
-    each.rows = rows;
-    const height = panel.most && !whole.has(panel.name) ? panel.most : panel.height;
+    const { left, width } = spread(panel), height = panel.most && !whole.has(panel.name) ? panel.most : panel.height;
+    lay(each, pieces);
     if (panel.most) cut(svg, height);
-    columns(each, svg, left);
-    svg.setAttribute("viewBox", `-1 -1 ${width} ${height}`);
-    svg.setAttribute("width", Math.round(width * scale));
-    svg.setAttribute("height", Math.round(height * scale));
-    return Math.round(width * scale);
+    columns(each, left);
+    const size = { viewBox: `-1 -1 ${width} ${height}`, width: Math.round(width * scale), height: Math.round(height * scale) };
+    for (const [what, value] of Object.entries(size)) // the same again would lay out all of it
+      if (svg.getAttribute(what) !== String(value)) svg.setAttribute(what, value);
+    return size.width;
   }
 
-  /** A drawing, made when it is first needed, and its rows by their numbers. */
-  function ready({ drawn }, pieces = [], stop = figure.stops[at]) {
-    const key = pieces.join();
-    if (!drawn.has(key)) {
-      const svg = drawing(pieces, stop);
-      drawn.set(key, { svg, rows: new Map([...svg.querySelectorAll(".row[data-part]")].map((row) =>
-        [Number(row.dataset.part), row])) });
+  /** Put the pieces of a drawing into its panel. What two stops have in common stays, and is not laid out again. */
+  function lay(each, pieces) {
+    const { svg } = each, made = pieces.map((n) => piece(each, n)), nodes = made.map(({ node }) => node);
+    const stay = new Set(nodes);
+    for (const node of [...svg.children]) if (!stay.has(node)) node.remove();
+    made.forEach(({ node, rows }, i) => {
+      if (svg.children[i] === node) return;
+      if (node.parentNode !== svg) for (const { row } of rows) row.setAttribute("tabindex", "-1");
+      svg.insertBefore(node, svg.children[i] || null);
+    });
+    each.rows = new Map(made.flatMap(({ rows }) => rows.map(({ n, row }) => [n, row])));
+    for (const { rows } of made) rows.forEach(name);
+  }
+
+  /** A piece of a drawing, made when it is first needed: its node, and its rows with their numbers and marks. */
+  function piece({ drawn }, n) {
+    if (!drawn.has(n)) {
+      const draft = document.createElementNS(SVG, "svg");
+      draft.innerHTML = figure.pieces[n];
+      const node = draft.firstElementChild, rows = [...node.querySelectorAll(".row[data-part]")].map((row) =>
+        ({ n: Number(row.dataset.part), row, marks: [...row.querySelectorAll(".badge")].map((e) => e.textContent) }));
+      drawn.set(n, { node, rows });
     }
-    return drawn.get(key);
+    return drawn.get(n);
   }
 
-  /** Make the drawings of the next stops while nobody waits for them. */
+  /** What can be chosen at this stop is a button that says what it is. */
+  function name({ n, row, marks }) {
+    const stop = figure.stops[at], label = n in stop.says ? [called(n, stop), ...marks].join(", ") : null;
+    if (row.getAttribute("aria-label") === label) return;
+    if (label === null) return ["role", "tabindex", "aria-label"].forEach((each) => row.removeAttribute(each));
+    row.setAttribute("role", "button");
+    row.setAttribute("aria-label", label);
+    if (!row.hasAttribute("tabindex")) row.setAttribute("tabindex", "-1");
+  }
+
+  /** Make what the next stops need while nobody waits for it. */
   function prepare() {
     for (const stop of [figure.stops[at + 1], figure.stops[at - 1]])
       for (const each of stop ? panels.values() : [])
-        if (isOpen(each)) ready(each, (marked.checked ? stop.marked : stop.plain)[each.panel.name], stop);
+        if (isOpen(each)) ((marked.checked ? stop.marked : stop.plain)[each.panel.name] || []).forEach((n) => piece(each, n));
   }
 
   /** Leave out the bars below a height: nobody is to come to what cannot be seen. */
   function cut(svg, height) {
     for (const box of svg.querySelectorAll(".box"))
       box.style.display = Number(box.querySelector("rect").getAttribute("y")) < height ? "" : "none";
-  }
-
-  function drawing(pieces, stop) {
-    const svg = document.createElementNS(SVG, "svg");
-    svg.setAttribute("role", "group");
-    svg.innerHTML = pieces.map((n) => figure.pieces[n]).join("");
-    for (const row of svg.querySelectorAll(".row[data-part]")) {
-      if (!(row.dataset.part in stop.says)) continue;
-      const marks = [...row.querySelectorAll(".badge")].map((mark) => mark.textContent);
-      row.setAttribute("role", "button");
-      row.setAttribute("tabindex", "-1");
-      row.setAttribute("aria-label", [called(row.dataset.part, stop), ...marks].join(", "));
-    }
-    return svg;
   }
 
   /** What a part is, without what belongs to it. */
@@ -296,20 +306,18 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
   }
 
   /** Move and hide the columns of a drawing, where they are not as they were. */
-  function columns({ panel, title }, svg, left) {
+  function columns({ panel, title, svg }, left) {
     const names = Object.keys(PVMLAB_COLUMNS).filter((name) => open.has(name)), shown = columnsOpen();
-    if (!Object.keys(panel.columns).length || svg.dataset.columns === names.join()) return;
-    svg.dataset.columns = names.join();
-    title.textContent = names.map((name) => PVMLAB_PANELS[name]).join(" → ").replace(/^[a-z]/, (c) => c.toUpperCase());
-    const move = (node, by) => node.setAttribute("transform", `translate(${-by} 0)`);
-    for (const node of svg.querySelectorAll("[data-column]")) {
-      node.style.display = shown.has(node.dataset.column) ? "" : "none";
-      move(node, left[node.dataset.column] || 0);
-    }
-    for (const node of svg.querySelectorAll("[data-between]")) {
-      const [tail, head, direct] = node.dataset.between.split(" ");
+    if (!Object.keys(panel.columns).length) return;
+    const words = names.map((name) => PVMLAB_PANELS[name]).join(" → ").replace(/^[a-z]/, (c) => c.toUpperCase());
+    if (title.textContent !== words) title.textContent = words;
+    for (const node of svg.children) {
+      const { column, between, columns } = node.dataset;
+      if (columns === names.join() || !(column || between)) continue;
+      const [tail, head, direct] = between ? between.split(" ") : [column, column];
+      node.dataset.columns = names.join();
       node.style.display = shown.has(tail) && shown.has(head) && !(direct && shown.has("path")) ? "" : "none";
-      move(node, (direct ? left.spaces : left[head]) || 0);
+      node.setAttribute("transform", `translate(${-((direct ? left.spaces : left[head]) || 0)} 0)`);
     }
   }
 
