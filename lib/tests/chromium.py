@@ -33,7 +33,7 @@ def complaints(tab, also: tuple[str, ...] = ("warning",)) -> list[str]:
     """A list that fills with what the page complains of."""
     said: list[str] = []
     tab.on("console", lambda message: said.append(message.text) if message.type in ("error", *also) else None)
-    tab.on("pageerror", lambda error: said.append(str(error)))
+    tab.on("pageerror", lambda error: said.append(error.stack or str(error)))
     return said
 
 
