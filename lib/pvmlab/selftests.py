@@ -47,13 +47,15 @@ class Test:
     """One program of tools/testing/selftests/mm.
 
     command: with its arguments, as run_vmtests.sh has it or shorter; hugepages: of 2 MiB, set aside before;
-    before: shell commands; limit: seconds that it may take; append: to the kernel's command line.
+    before: shell commands; limit: seconds that it may take; cpus: one of them is the agent's; append: to the kernel's
+    command line.
     """
 
     command: str
     hugepages: int = 0
     before: str = ""
     limit: int = LIMIT
+    cpus: int = 3
     append: str = ""
 
     @property
@@ -90,7 +92,7 @@ TESTS = (
     Test("map_hugetlb", hugepages=128),
     Test("mdwe_test"),
     Test("memfd_secret", before="echo 0 > /proc/sys/kernel/yama/ptrace_scope"),
-    Test("migration", limit=200, append="numa=fake=2"),
+    Test("migration", hugepages=8, limit=200, cpus=4, append="numa=fake=2"),
     Test("mkdirty", hugepages=8),
     Test("mlock-random-test"),
     Test("mlock2-tests"),
@@ -133,7 +135,7 @@ class Run:
 
 def run(kernel: str, test: Test, programs: Path) -> Run:
     """Run a test in a pristine machine; a machine that dies or hangs is in what comes back, not raised."""
-    with Lab(kernel=kernel, cpus=3, ram=2048, append=f"{_NO_STAMPS} {test.append}".strip()) as lab:
+    with Lab(kernel=kernel, cpus=test.cpus, ram=2048, append=f"{_NO_STAMPS} {test.append}".strip()) as lab:
         lab.swap(256 * _MIB)
         for name in ("busybox", test.program):
             lab.guest.write_file(f"/tmp/{name}", _program(programs, name), 0o755)
@@ -339,7 +341,7 @@ def page(runs: Mapping[str, Mapping[str, Run]], found: Sequence[Difference], rel
     return "\n".join([
         "# The kernel's own mm selftests", "",
         f"Measured and written by `lib/pvmlab/selftests.py` on {when:%d %B %Y}, in an emulated "
-        f"machine with 3 CPUs, 2 GiB and swap on zram. {', '.join(releases)}; {_configuration(runs)}", "",
+        f"machine with 3 CPUs (migration: 4), 2 GiB and swap on zram. {', '.join(releases)}; {_configuration(runs)}", "",
         "Each program of `tools/testing/selftests/mm` runs in a pristine machine. What counts is that a case says",
         "the same on all three; one that fails on the unpatched kernel too tells of this machine or of the test,",
         "or did not end in its time here.", "",
