@@ -16,6 +16,7 @@ from typing import NamedTuple
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from test_rmap import MADV_SOFT_OFFLINE, found, mapped
 
 from pvmlab import Lab, calls, spec
 from pvmlab.calls import PVMMAP_FIXED, PVMMAP_FIXED_NOREPLACE, PVMMAP_MOVE
@@ -32,8 +33,8 @@ PAGE = 4096
 ARENA = 0x10_0020_0000 - 8 * PAGE
 ANY = calls.MAP_PRIVATE | calls.MAP_ANONYMOUS
 READ, WRITE, EXEC = calls.PROT_READ, calls.PROT_WRITE, calls.PROT_EXEC
-#: include/uapi/asm-generic/mman-common.h; and how many pages of a program's last world are migrated.
-MADV_SOFT_OFFLINE, MOST_MIGRATED = 101, 4
+#: How many pages of a program's last world are migrated.
+MOST_MIGRATED = 4
 #: More live tasks than these make no new kind of anon_vma tree.
 MOST_TASKS = 5
 EXAMPLES = {"default": 60, "long": 500}
@@ -310,22 +311,22 @@ class Pair:
         for pfn, task, addr in self._migratable(self.lab.look())[:MOST_MIGRATED]:
             before = self.lab.look()
             walk = before.rmap(pfn)
-            assert walk.missed == () and places(walk) == entries(before, pfn), self._program()
+            assert walk.missed == () and found(walk) == mapped(before, pfn), self._program()
             self.tasks[task].madvise(addr, MADV_SOFT_OFFLINE, pages=1)
             after = self.lab.look()
             now = after.task(task).pte(addr).pfn
-            assert now != pfn and entries(after, pfn) == [], self._program()
-            assert places(after.rmap(now)) == places(walk) == entries(after, now), self._program()
+            assert now != pfn and mapped(after, pfn) == [], self._program()
+            assert found(after.rmap(now)) == found(walk) == mapped(after, now), self._program()
             self.migrated += 1
 
     def _migratable(self, seen):
         """(frame, task, address) of each anonymous page that a task can read; the most shared first."""
-        found = {}
+        pages = {}
         for task in seen.tasks:
             for vma in (vma for vma in filter(mapped_here, task.mm.vmas) if "r" in vma.prot):
-                found |= {pte.pfn: (pte.pfn, task.name, pte.addr) for pte in task.mm.entries.between(
+                pages |= {pte.pfn: (pte.pfn, task.name, pte.addr) for pte in task.mm.entries.between(
                     vma.vm_start, vma.vm_end) if seen.page(pte.pfn).kind == "anon"}
-        return sorted(found.values(), key=lambda place: (-seen.page(place[0]).mapcount, place))
+        return sorted(pages.values(), key=lambda place: (-seen.page(place[0]).mapcount, place))
 
     def _program(self):
         return "\n".join(["after", *map(str, self.done)])
@@ -341,14 +342,6 @@ def run(pair, program):
         pair.migrate()
     finally:
         pair.end()
-
-
-def places(walk):
-    return sorted((step.mm, step.address) for step in walk.hits)
-
-
-def entries(seen, pfn):
-    return sorted((mm.addr, addr) for mm, addr in seen.mapped(pfn))
 
 
 @pytest.fixture
