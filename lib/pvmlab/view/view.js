@@ -229,10 +229,11 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
     lay(each, pieces);
     if (panel.most) cut(svg, height);
     columns(each, left);
-    const size = { viewBox: `-1 -1 ${width} ${height}`, width: Math.round(width * scale), height: Math.round(height * scale) };
+    const [wide, tall] = [width, height].map((units) => Math.round(units * scale));
+    const size = { viewBox: `-1 -1 ${width} ${height}`, width: wide, height: tall };
     for (const [what, value] of Object.entries(size)) // the same again would lay out all of it
       if (svg.getAttribute(what) !== String(value)) svg.setAttribute(what, value);
-    return size.width;
+    return wide;
   }
 
   /** Put the pieces of a drawing into its panel. What two stops have in common stays, and is not laid out again. */
@@ -309,13 +310,14 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
   function columns({ panel, title, svg }, left) {
     const names = Object.keys(PVMLAB_COLUMNS).filter((name) => open.has(name)), shown = columnsOpen();
     if (!Object.keys(panel.columns).length) return;
+    const key = names.join();
     const words = names.map((name) => PVMLAB_PANELS[name]).join(" → ").replace(/^[a-z]/, (c) => c.toUpperCase());
     if (title.textContent !== words) title.textContent = words;
     for (const node of svg.children) {
       const { column, between, columns } = node.dataset;
-      if (columns === names.join() || !(column || between)) continue;
+      if (columns === key || !(column || between)) continue;
       const [tail, head, direct] = between ? between.split(" ") : [column, column];
-      node.dataset.columns = names.join();
+      node.dataset.columns = key;
       node.style.display = shown.has(tail) && shown.has(head) && !(direct && shown.has("path")) ? "" : "none";
       node.setAttribute("transform", `translate(${-((direct ? left.spaces : left[head]) || 0)} 0)`);
     }
