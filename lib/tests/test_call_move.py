@@ -16,6 +16,7 @@ from pvmlab import calls
 from pvmlab.calls import PVMMAP_FIXED as FIXED
 from pvmlab.calls import PVMMAP_FIXED_NOREPLACE as NOREPLACE
 from pvmlab.calls import PVMMAP_MOVE as MOVE
+from pvmlab.defects import MADV_SOFT_OFFLINE
 from pvmlab.errors import GuestError
 from pvmlab.guest import expect
 
@@ -24,8 +25,6 @@ pytestmark = pytest.mark.kernels("v3")
 PAGE, HUGE = 4096, 2 << 20
 SMALL = HUGE // PAGE
 PAGES = 8
-#: include/uapi/asm-generic/mman-common.h
-MADV_SOFT_OFFLINE = 101
 #: include/uapi/linux/userfaultfd.h
 UFFD_FEATURE_EVENT_UNMAP = 1 << 6
 #: A place in both tasks where nothing is, at the start of a huge page.

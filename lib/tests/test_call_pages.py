@@ -11,6 +11,7 @@ import pytest
 
 from pvmlab import calls
 from pvmlab.calls import PVMMAP_FIXED_NOREPLACE as NOREPLACE
+from pvmlab.defects import MADV_SOFT_OFFLINE
 from pvmlab.guest import expect
 
 pytestmark = pytest.mark.kernels("v2", "v3")
@@ -19,8 +20,6 @@ PAGE, PAGES = 4096, 4
 #: Where nothing is, in any task.
 PLACE, ELSEWHERE = 0x10_0000_0000, 0x20_0000_0000
 SWAP = 16 << 20
-#: include/uapi/asm-generic/mman-common.h
-MADV_SOFT_OFFLINE = 101
 
 
 @pytest.fixture

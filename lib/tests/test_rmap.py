@@ -14,10 +14,10 @@ import pytest
 
 from pvmlab import Lab, calls
 from pvmlab.console import complaints
+from pvmlab.defects import MADV_SOFT_OFFLINE
 from pvmlab.errors import GuestError, MachineTimeout, UsageError
 
 PAGE = 4096
-MADV_SOFT_OFFLINE = 101     # include/uapi/asm-generic/mman-common.h
 
 
 @pytest.fixture

@@ -16,10 +16,11 @@ from typing import NamedTuple
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from test_rmap import MADV_SOFT_OFFLINE, found, mapped
+from test_rmap import found, mapped
 
 from pvmlab import Lab, calls, spec
 from pvmlab.calls import PVMMAP_FIXED, PVMMAP_FIXED_NOREPLACE, PVMMAP_MOVE
+from pvmlab.defects import MADV_SOFT_OFFLINE
 from pvmlab.errors import GuestError, TaskFault, TaskGone, UsageError
 from pvmlab.guest import expect
 from pvmlab.spec.describe import mapped_here
