@@ -304,6 +304,7 @@ def look_at(lab: Lab, told: str, seed: int) -> Sample:
     found = [_differs(lab, tasks[at[0]], at[1], claim, frames.get(at)) for at, claim in claims.items()]
     found += [_unknown(tasks[pid], arena, claims) for pid, arena in arenas]
     found += [_lost(seen, pfn) for pfn in walked]
+    found += [_stray(tasks[pid], addr) for (pid, addr), pfn in frames.items() if seen.page(pfn).kind == "ksm"]
     differences = tuple(filter(None, found))
     failure = Failure(seed, None, differences[0]) if differences else None
     return Sample(len(frames), len(walked), differences, failure)
@@ -339,6 +340,12 @@ def _unknown(task, arena: range, claims: dict) -> str:
 def _lost(seen, pfn: int) -> str:
     hits, mapcount = len(seen.rmap(pfn).hits), seen.page(pfn).mapcount
     return "" if hits == mapcount else f"frame {pfn} is mapped {mapcount} times, a reverse-map walk finds {hits}"
+
+
+def _stray(task, addr: int) -> str:
+    """Say that a page of KSM's is where ksmd never comes, or "": walks find it where KSM knows of it (v3, 9, 25, 26)."""
+    known = "MERGEABLE" in task.mm.vma(addr).flags
+    return "" if known else f"{addr:#x} of {task.pid} maps a page of KSM's, in a VMA that is not mergeable"
 
 
 # --- the shortest sequence --------------------------------------------------------------------------------------------

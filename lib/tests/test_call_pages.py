@@ -12,6 +12,7 @@ import pytest
 from pvmlab import calls
 from pvmlab.calls import PVMMAP_FIXED_NOREPLACE as NOREPLACE
 from pvmlab.defects import MADV_SOFT_OFFLINE
+from pvmlab.errors import GuestError
 from pvmlab.guest import expect
 
 pytestmark = pytest.mark.kernels("v2", "v3")
@@ -149,15 +150,22 @@ def test_who_pays_for_a_pinned_pages_copy(kernel, payers, server, consumer, buf)
 def merge(lab, task, addr):
     """Fill pages with the same number and have KSM make them one."""
     task.stamp(addr, PAGES, first=4711, step=0)
-    task.madvise(addr, calls.MADV_MERGEABLE, pages=PAGES)
+    find_equals(lab, (task, addr))
+
+
+def find_equals(lab, *areas):
+    """Have KSM look at areas of PAGES equal pages each, until all they hold is one page."""
+    for task, addr in areas:
+        task.madvise(addr, calls.MADV_MERGEABLE, pages=PAGES)
     lab.ksm(True)
     for _ in range(200):
-        if int(lab.guest.read_file("/sys/kernel/mm/ksm/pages_sharing")) == PAGES - 1:
+        if int(lab.guest.read_file("/sys/kernel/mm/ksm/pages_sharing")) == PAGES * len(areas) - 1:
             break
         lab.run_for(20)
     lab.ksm(False)
     seen = lab.look()
-    assert {seen.page(pfn).kind for pfn in frames(seen, task.name, addr)} == {"ksm"}
+    [pfn] = {pfn for task, addr in areas for pfn in frames(seen, task.name, addr)}
+    assert seen.page(pfn).kind == "ksm"
 
 
 @pytest.mark.parametrize("place", [PLACE, ELSEWHERE], ids=["same address", "another address"])
@@ -210,6 +218,61 @@ def test_a_merged_page_in_the_swap_cache_is_no_merged_page_in_the_clone(lab, gro
     assert [seen.rmap(pfn).missed for pfn in frames(seen, "consumer", dst)] == PAGES * [()]
     consumer.madvise(dst, MADV_SOFT_OFFLINE, pages=PAGES)      # migrates each: EBUSY where a walk finds no entry
     assert numbers(consumer, dst) == PAGES * [4711]
+
+
+def cloned(lab, groups, server, consumer, buf):
+    return consumer, consumer.process_vm_mmap(server, buf, pages=PAGES, dst_addr=ELSEWHERE, flags=NOREPLACE)
+
+
+def cloned_and_swapped(lab, groups, server, consumer, buf):
+    """The source's pages are back, in the swap cache too, as the clone's are still out."""
+    lab.swap(SWAP)
+    clone = cloned(lab, groups, server, consumer, buf)
+    assert reclaimed(lab, groups, (server, buf), clone) == [True, True]
+    server.read(buf, PAGES * PAGE)
+    return clone
+
+
+def moved_in_a_child(lab, groups, server, consumer, buf):
+    """Without our call: the same hole is in mremap()."""
+    child = server.fork("child")
+    moved = child.mremap(buf, pages=PAGES, flags=calls.MREMAP_MAYMOVE | calls.MREMAP_FIXED, new_addr=ELSEWHERE)
+    return child, moved
+
+
+@pytest.mark.parametrize("share", [cloned, cloned_and_swapped, moved_in_a_child])
+def test_pages_are_shared_first_and_merged_then(lab, kernel, groups, server, consumer, buf, share):
+    """On v2 one of them becomes the KSM page where it was shared, too, and no walk comes by there: D6 by another way."""
+    server.stamp(buf, PAGES, first=4711, step=0)
+    task, addr = share(lab, groups, server, consumer, buf)
+    find_equals(lab, (server, buf))
+    assert numbers(task, addr) == PAGES * [4711]
+    seen = lab.look()
+    lost = [place for pfn in set(frames(seen, task.name, addr)) for place in seen.rmap(pfn).missed]
+    assert len(lost) == {"v2": 1, "v3": 0}[kernel]
+    assert stuck(task, addr) == [at for _, at in lost]
+
+
+def stuck(task, addr):
+    """Have the kernel migrate each page; return the addresses where it says that it cannot."""
+    found = []
+    for at in range(addr, addr + PAGES * PAGE, PAGE):
+        try:
+            task.madvise(at, MADV_SOFT_OFFLINE, pages=1)
+        except GuestError as error:
+            assert error.errno == errno.EBUSY
+            found.append(at)
+    return found
+
+
+@pytest.mark.parametrize("heir", ["the parent", "a child", "both"])
+def test_pages_of_a_family_are_merged(lab, server, buf, heir):
+    """KSM copies a shared page before it makes a KSM page of it; where all ask for it, one page remains."""
+    server.stamp(buf, PAGES, first=4711, step=0)
+    child = server.fork("child")
+    areas = {"the parent": [server], "a child": [child], "both": [server, child]}[heir]
+    find_equals(lab, *((task, buf) for task in areas))
+    assert numbers(server, buf) == numbers(child, buf) == PAGES * [4711]
 
 
 @pytest.mark.kernels("v3")

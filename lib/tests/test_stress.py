@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from pvmlab import stress
+from pvmlab import Lab, defects, stress
 from pvmlab.console import complaints
 from pvmlab.errors import UsageError
 from pvmlab.stress import Plan
@@ -96,6 +96,16 @@ def test_a_look_from_outside_sees_what_the_model_has_wrong():
         found = stress.look_at(lab, told, 5)
     assert sum("the model has nothing there" in line for line in found.differences) == 1
     assert sum(" holds " in line for line in found.differences) > 10
+
+
+def test_a_merged_page_is_seen_where_ksm_does_not_come():
+    """D6 on v2: the consumer has it, in a VMA that is not mergeable; the server has it by right."""
+    with Lab(kernel="v2") as lab:
+        cloned = defects.d6(lab).snapshots[1]
+    [pfn] = [pfn for pfn, page in cloned.pages.items() if page.kind == "ksm"]
+    walk = cloned.rmap(pfn)
+    assert walk.missed and all(stress._stray(cloned.task(name), addr) for name, addr in walk.missed)
+    assert walk.hits and not any(stress._stray(cloned.task("server"), hit.address) for hit in walk.hits)
 
 
 def test_a_sample_that_differs_is_made_short_like_a_round_that_fails(monkeypatch):
