@@ -298,8 +298,7 @@ def look_at(lab: Lab, told: str, seed: int) -> Sample:
     seen = lab.look()
     tasks = {task.pid: task for task in seen.others}
     frames = {(pid, addr): pfn for pid, addr in claims if (pfn := _frame(tasks[pid], addr)) is not None}
-    walked = sorted({frames[at] for at, claim in claims.items()
-                     if claim.own and at in frames and seen.page(frames[at]).kind == "anon"})
+    walked = sorted({pfn for pfn in frames.values() if seen.page(pfn).kind in ("anon", "file")})
     walked = walked[::-(-len(walked) // _WALKS) or 1]
     found = [_differs(lab, tasks[at[0]], at[1], claim, frames.get(at)) for at, claim in claims.items()]
     found += [_unknown(tasks[pid], arena, claims) for pid, arena in arenas]
