@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import re
 
-_COMPLAINT = re.compile(r"WARNING:|\bBUG\b|\bOops\b|Bad (rss-counter|page)|possible (recursive|circular) locking"
-                        r"|inconsistent lock|suspicious RCU|general protection|Kernel panic|Call Trace"
-                        r"|blocked for more than|page_table_check|stat_refresh: .* -\d")
+_COMPLAINT = re.compile(
+    r"WARNING:|\bWARN at |\bBUG\b|\bOops\b|UBSAN:|general protection|Kernel panic|Call Trace|page_table_check"
+    r"|Bad (rss-counter|page)|\bbad (pgd|p4d|pud|pmd|pte)\b|(Bad|Unused) swap (offset|file)|map_count \d+ vma iterator"
+    r"|possible (recursive|circular) locking|inconsistent lock|non-static key|locking correctness|suspicious RCU"
+    r"|blocked for more than|rcu: INFO:.*stall|LOCKUP|uprobe: .* failed|stat_refresh: .* -\d")
 
 
 def complaints(console: str) -> list[str]:

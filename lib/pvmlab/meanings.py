@@ -42,7 +42,8 @@ _PVMMAP_V3 = {
     _e.EFAULT: "nothing is mapped at src_addr, or the range leaves the one mapping it begins in; or that mapping is "
                "not for others: hugetlb, a device or the kernel's own, memfd_secret, MADV_DONTFORK, MADV_WIPEONFORK, "
                "MAP_DROPPABLE",
-    _e.EBUSY: "the rule in force (vm.process_vm_mmap_rule) forbids it; or a page that was to be moved is pinned",
+    _e.EBUSY: "the rule in force (vm.process_vm_mmap_rule) forbids it; or a page that was to be moved is pinned; or it is "
+               "the stack of a process in the middle of execve()",
     _e.EEXIST: "FIXED_NOREPLACE was asked for and something is mapped there",
     _e.EINVAL: "source and destination are one address space (a thread's and a vfork child's are the caller's own); or "
                "the pid is a kernel thread's, the source has a protection key, half of a hugetlb page is at dst_addr, "

@@ -275,13 +275,18 @@ def differences(kernel: str, test: str, base: Sequence[Case], other: Sequence[Ca
     """Hold the cases of one kernel against those of the unpatched one, in order."""
     found = []
     for a, b in zip_longest(base, other):
-        if a and b and a.result == b.result:
+        if a and b and a.result == b.result and not (test == _PVM and kernel == "v3" and _is_skipped(b)):
             continue
         name, result = (b or a).name, b.result if b else ""
         why = next((k.why for k in known if (k.kernel, k.test, k.result) == (kernel, test, result)
                     and re.fullmatch(k.case, name)), "")
         found.append(Difference(kernel, test, name, a.result if a else "", result, why))
     return found
+
+
+def _is_skipped(case: Case) -> bool:
+    """Whether v3 passed over a case of its own test, which the unpatched kernel does as well. Four are not for it."""
+    return case.result == "skip" and not case.name.endswith(".merged_by_mprotect")
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -391,15 +396,16 @@ def on_each(kernels: Sequence[str], test: Test, programs: Path,
             output: Path) -> tuple[dict[str, Run], list[Difference]]:
     """Run one test on every kernel, and keep what it printed.
 
-    Tests that race or wait for a daemon do not say the same each time: what differs is run again on both, and
-    counts when it differs again.
+    Tests that race or wait for a daemon do not say the same each time, on the unpatched kernel either: what differs
+    is run again on all, and counts when something differs again.
     """
-    runs = {kernel: _kept(kernel, test, programs, output) for kernel in kernels}
-    for kernel in kernels[1:]:
-        if any(not d.why for d in _against_base(kernels[0], kernel, test, runs)):
-            say(f"{test.command}: {short(kernel)} differs; once more")
-            runs |= {name: _kept(name, test, programs, output) for name in (kernels[0], kernel)}
-    return runs, [d for kernel in kernels[1:] for d in _against_base(kernels[0], kernel, test, runs)]
+    for attempt in ("", "once more"):
+        runs = {kernel: _kept(kernel, test, programs, output) for kernel in kernels}
+        found = [d for kernel in kernels[1:] for d in _against_base(kernels[0], kernel, test, runs)]
+        if attempt or all(d.why for d in found):
+            break
+        say(f"{test.command}: {found[0].kernel} differs; once more, on all")
+    return runs, found
 
 
 def _against_base(base: str, kernel: str, test: Test, runs: Mapping[str, Run]) -> list[Difference]:
@@ -426,12 +432,19 @@ def report(kernels: Sequence[str], runs: Mapping[str, Mapping[str, Run]], found:
     unknown = [d for d in found if not d.why]
     print(table(runs, found), *unknown, sep="\n")
     if whole:
-        releases = [f"{short(kernel)}: Linux {image.image(kernel).release}" for kernel in kernels]
+        releases = [f"{short(kernel)}: Linux {image.image(kernel).release}{with_patches(short(kernel))}"
+                    for kernel in kernels]
         target = image.root() / "kernel-patches" / "SELFTESTS.md"
         target.write_text(page(runs, found, releases, date.today()))
         say(f"written to {target}")
     say(f"{verdict(found)}; what the tests printed is in {output}")
     return 1 if unknown else 0
+
+
+def with_patches(series: str) -> str:
+    """Say how many patches a series has now: ", 7 patches"; nothing of the unpatched kernel."""
+    number = len([*(image.root() / "kernel-patches" / series).glob("0*.patch")]) - 1     # and a cover letter
+    return f", {number} patches" if number > 0 else ""
 
 
 def say(text: str) -> None:

@@ -146,7 +146,7 @@ class Race:
 
 
 #: The races of race.c, in its order.
-RACES = ("writer", "kill", "exec", "ring", "swapoff", "collapse", "compaction", "move", "give", "pin", "truncate",
+RACES = ("writer", "kill", "exec", "stack", "ring", "swapoff", "collapse", "compaction", "move", "give", "pin", "truncate",
          "poison", "busy", "sweep", "sweep-swapped", "sweep-file", "sweep-whole", "sweep-pieces", "sweep-move",
          "sweep-move-swapped", "sweep-move-whole", "sweep-move-pieces")
 #: The race that is arranged from outside.

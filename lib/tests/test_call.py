@@ -17,6 +17,7 @@ import pytest
 from pvmlab import calls
 from pvmlab.calls import PVMMAP_FIXED as FIXED
 from pvmlab.calls import PVMMAP_FIXED_NOREPLACE as NOREPLACE
+from pvmlab.calls import PVMMAP_MOVE as MOVE
 from pvmlab.guest import expect
 
 pytestmark = pytest.mark.kernels("v2", "v3")
@@ -489,3 +490,19 @@ def test_munmap_and_exit_give_everything_back(lab, proc):
     server.exit()
     consumer.exit()
     assert proc.committed() == pristine
+
+
+@pytest.mark.kernels("v3")
+def test_what_is_replaced_leaves_no_address_space_behind(lab, server, consumer, buf):
+    """v3 puts the clone together in an mm of its own where the place is taken; the slab says how many mms there are."""
+    dst = consumer.mmap(pages=8)
+    before = address_spaces(lab)
+    for _ in range(50):
+        consumer.process_vm_mmap(server, buf, pages=8, dst_addr=dst, flags=FIXED)
+        consumer.process_vm_mmap(server, server.mmap(pages=8), pages=8, dst_addr=dst, flags=FIXED | MOVE)
+    assert address_spaces(lab) < before + 50
+
+
+def address_spaces(lab):
+    """How many mms there is memory for: the slab is a few ahead of how many there are."""
+    return int(lab.guest.read_file("/sys/kernel/slab/mm_struct/total_objects").split()[0])

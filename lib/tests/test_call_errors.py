@@ -13,6 +13,7 @@ Leaves out: calls that would hang v2's machine or let it use freed memory.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from errno import EACCES, EBUSY, EEXIST, EFAULT, EINTR, EINVAL, ENOMEM, EOPNOTSUPP, EPERM, ESRCH
 from types import SimpleNamespace
@@ -375,11 +376,15 @@ def code(world, prot):
     return call(world.server, world.buf)
 
 
-def register(task, addr, pages, mode):
+UFFD_FEATURE_EVENT_UNMAP = 1 << 6     # include/uapi/linux/userfaultfd.h
+
+
+def register(task, addr, pages, mode, features=0):
     """Register memory with a new userfaultfd."""
     uffd = calls.constants()
     fd = task.syscall("userfaultfd", 0)
-    task.syscall("ioctl", fd, uffd["UFFDIO_API"], calls.new("struct uffdio_api *", {"api": uffd["UFFD_API"]}))
+    task.syscall("ioctl", fd, uffd["UFFDIO_API"],
+                 calls.new("struct uffdio_api *", {"api": uffd["UFFD_API"], "features": features}))
     task.syscall("ioctl", fd, uffd["UFFDIO_REGISTER"], calls.new("struct uffdio_register *", {
         "range": {"start": addr, "len": pages * PAGE}, "mode": uffd[f"UFFDIO_REGISTER_MODE_{mode}"]}))
 
@@ -510,6 +515,27 @@ def test_a_destination_with_userfaultfd_is_replaced(lab, world):
     world.consumer.process_vm_mmap(world.server, world.buf, pages=4, dst_addr=dst, flags=FIXED)
     assert "UFFD_MISSING" not in lab.look().task("consumer").vma(dst).flags
     assert world.consumer.read(dst, 8) == world.server.read(world.buf, 8)
+
+
+def test_nobody_holds_the_memory_of_a_dead_source(lab, kernel, world):
+    """The caller waits until its unmapping was read by whoever monitors it. On v2 it keeps the source's mm meanwhile."""
+    world.server.touch(world.server.mmap(pages=1000), 1000, write=True)
+    dst = world.consumer.mmap(pages=4)
+    register(world.consumer, dst, 4, "MISSING", features=UFFD_FEATURE_EVENT_UNMAP)
+    waiting = world.consumer.start("process_vm_mmap", world.server, world.buf, pages=4, dst_addr=dst, flags=FIXED)
+    lab.run_for(50)
+    assert not waiting.done
+    before = anonymous(lab)
+    world.server.kill()
+    lab.run_for(50)
+    freed = before - anonymous(lab)
+    world.consumer.kill()
+    assert freed >= 1000 if kernel == "v3" else freed < 1000
+
+
+def anonymous(lab):
+    """Pages of anonymous memory, of all there is."""
+    return int(re.search(rb"^AnonPages: +(\d+) kB", lab.guest.read_file("/proc/meminfo"), re.M)[1]) // 4
 
 
 # --- no memory: every allocation fails in turn ------------------------------------------------------------------------

@@ -193,6 +193,17 @@ def test_a_lock_stays_behind(lab, server, consumer, buf):
     assert after.counters["nr_mlock"] == 0
 
 
+def test_a_lock_of_huge_pages_stays_behind(lab, server, consumer, huge):
+    """One moves as it is, one is split over."""
+    server.syscall("mlock", huge, 2 * HUGE)
+    assert lab.look().counters["nr_mlock"] == 2 * SMALL
+    first = consumer.process_vm_mmap(server, huge, len=HUGE, dst_addr=PLACE, flags=MOVE | NOREPLACE)
+    second = consumer.process_vm_mmap(server, huge + HUGE, len=HUGE, dst_addr=PLACE + HUGE + PAGE, flags=MOVE | NOREPLACE)
+    after = lab.look()
+    assert levels(after, "consumer", first, HUGE) == ["pmd"] and after.counters["nr_mlock"] == 0
+    assert numbers(consumer, first, SMALL) + numbers(consumer, second, SMALL) == list(range(1, 2 * SMALL + 1))
+
+
 def test_the_charge_comes_along(lab, proc, server, consumer, buf):
     """Under strict overcommit, with no page left to commit: a clone is refused, a move is not."""
     before = proc.committed()
@@ -211,27 +222,45 @@ def test_it_replaces_what_fixed_names(server, consumer, buf):
     assert numbers(consumer, old, PAGES + 2) == [70, *range(1, PAGES + 1), 70 + PAGES + 1]
 
 
-def test_at_no_moment_is_a_page_in_both(new_lab):
+#: Where the entries are taken out and not flushed yet, and where they are flushed and not put in yet.
+MOMENTS = {
+    "a page": ("move_pte_range: flush_tlb_range(vma, src_addr, src_end);", "count_moved_pte"),
+    "a huge page": ("move_whole_pmd: flush_pmd_tlb_range(vma, src_addr, src_addr + HPAGE_PMD_SIZE);",
+                    "move_whole_pmd: mm_dec_nr_ptes(src_mm);"),
+}
+
+
+@pytest.mark.parametrize("size", MOMENTS)
+def test_at_no_moment_is_a_page_in_both(new_lab, size):
     """One CPU moves while another writes to the page without end.
 
     Before the flush no entry names the frame any more, but the writer's TLB does: it writes on. After the flush it
     cannot, so that what the caller gets is what it was when it came, and the writer's next store has nowhere to go.
+    A tick can flush the writer's TLB before: then there is nothing to see, and another machine has to show it.
     """
+    assert any(_was_written_until_the_flush(new_lab, *MOMENTS[size], pages=SMALL if size == "a huge page" else PAGES)
+               for _ in range(5))
+
+
+def _was_written_until_the_flush(new_lab, before_flush, after_flush, pages):
+    """Whether the writer went on before the flush; that it does not after it is asserted."""
     with new_lab("v3", cpus=3) as lab:
         server, consumer = lab.tasks("server", "consumer")
-        buf = server.mmap(pages=PAGES)
-        server.stamp(buf, PAGES)
+        buf = server.mmap(PLACE, pages=pages, flags=calls.MAP_PRIVATE | calls.MAP_ANONYMOUS | calls.MAP_FIXED_NOREPLACE)
+        server.madvise(buf, calls.MADV_HUGEPAGE, pages=pages)
+        server.stamp(buf, pages)
+        assert lab.look().task("server").pte(buf).level == ("pmd" if pages == SMALL else "pte")
         consumer.pin(1)
         writer = server.thread("writer")
         writer.pin(2)
         pfn = lab.look().task("server").pte(buf).pfn
         writing = writer.start("write_loop", buf)
         lab.run_for(20)
-        with (lab.stop_at("move_pte_range: flush_tlb_range(vma, src_addr, src_end);", task=consumer) as cleared,
-              lab.stop_at("count_moved_pte", task=consumer) as flushed):
-            call = consumer.start("process_vm_mmap", server, buf, pages=PAGES, dst_addr=PLACE, flags=MOVE | NOREPLACE)
+        with (lab.stop_at(before_flush, task=consumer) as cleared, lab.stop_at(after_flush, task=consumer) as flushed):
+            call = consumer.start("process_vm_mmap", server, buf, pages=pages, dst_addr=PLACE, flags=MOVE | NOREPLACE)
             cleared.wait()
-            assert not mapped_somewhere(lab, pfn) and changes(lab, pfn)
+            assert not mapped_somewhere(lab, pfn)
+            went_on = changes(lab, pfn)
             cleared.go_on()
             flushed.wait()
             assert not mapped_somewhere(lab, pfn) and not changes(lab, pfn)
@@ -240,7 +269,8 @@ def test_at_no_moment_is_a_page_in_both(new_lab):
         with expect(signal.SIGSEGV):
             writing.wait()
         assert lab.look().task("consumer").pte(PLACE).pfn == pfn and not changes(lab, pfn)
-        assert numbers(consumer, PLACE)[1:] == list(range(2, PAGES + 1))
+        assert numbers(consumer, PLACE, pages)[1:] == list(range(2, pages + 1))
+        return went_on
 
 
 def mapped_somewhere(lab, pfn):

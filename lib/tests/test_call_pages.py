@@ -8,6 +8,7 @@ import errno
 import signal
 
 import pytest
+from drgn.helpers.linux.pid import find_task, for_each_task
 
 from pvmlab import calls
 from pvmlab.calls import PVMMAP_FIXED_NOREPLACE as NOREPLACE
@@ -190,6 +191,7 @@ def test_the_source_stays_mergeable(lab, server, consumer, buf):
     assert "MERGEABLE" not in seen.task("consumer").vma(dst).flags
 
 
+PR_SET_MEMORY_MERGE = 67      # include/uapi/linux/prctl.h
 KPF_SWAPCACHE = 13     # include/uapi/linux/kernel-page-flags.h
 
 
@@ -265,6 +267,34 @@ def stuck(task, addr):
     return found
 
 
+def test_ksm_fills_no_entry_that_was_emptied(lab, server, consumer, buf):
+    """A shared page is dropped between ksmd's look and its merging: a fault to copy it would bring a page of zeros."""
+    server.stamp(buf, PAGES, first=4711, step=0)
+    consumer.process_vm_mmap(server, buf, pages=PAGES)
+    server.madvise(buf, calls.MADV_MERGEABLE, pages=PAGES)
+    [ksmd] = [task for task in for_each_task(lab.kernel.prog) if task.comm.string_() == b"ksmd"]
+    server.syscall("sched_setaffinity", ksmd.pid.value_(), 8, (1 << 1).to_bytes(8, "little"))
+    with lab.stop_at("try_to_merge_two_pages") as stop:
+        lab.ksm(True)
+        stop.wait()
+        server.madvise(buf, calls.MADV_DONTNEED, pages=PAGES)
+        stop.go_on()
+    lab.run_for(100)
+    lab.ksm(False)
+    assert entries(lab.look(), "server", buf) == PAGES * [None]
+
+
+def test_a_caller_that_asks_for_merging_gets_it_for_a_clone(lab, kernel, server, consumer, buf):
+    """PR_SET_MEMORY_MERGE: on v2 a clone is left out, and cannot be one mapping with its neighbour."""
+    consumer.syscall("prctl", PR_SET_MEMORY_MERGE, 1, 0, 0, 0)
+    first = consumer.process_vm_mmap(server, buf, pages=2, dst_addr=PLACE, flags=NOREPLACE)
+    consumer.process_vm_mmap(server, buf + 2 * PAGE, pages=2, dst_addr=first + 2 * PAGE, flags=NOREPLACE)
+    seen = lab.look()
+    vma = seen.task("consumer").vma(first)
+    assert ("MERGEABLE" in vma.flags) == (kernel == "v3") and vma.pages == PAGES
+    assert "MERGEABLE" not in seen.task("server").vma(buf).flags
+
+
 @pytest.mark.parametrize("heir", ["the parent", "a child", "both"])
 def test_pages_of_a_family_are_merged(lab, server, buf, heir):
     """KSM copies a shared page before it makes a KSM page of it; where all ask for it, one page remains."""
@@ -333,6 +363,7 @@ def test_a_child_hands_its_memory_back_exits_and_all_is_swapped(lab, groups, ser
 # --- probed -----------------------------------------------------------------------------------------------------------
 
 TRACING, BREAKPOINT = "/sys/kernel/tracing", 0xCC
+MMF_RECALC_UPROBES = 20    # include/linux/sched/coredump.h
 
 
 @pytest.fixture
@@ -356,6 +387,22 @@ def test_a_breakpoint_in_cloned_code_goes_when_its_probe_does(server, consumer, 
     assert server.read(text.vm_start + at, 1) == consumer.read(dst + at, 1) == bytes([BREAKPOINT]) != plain
     switch(False)
     assert server.read(text.vm_start + at, 1) == consumer.read(dst + at, 1) == plain
+
+
+@pytest.mark.kernels("v3")
+def test_the_kernel_knows_of_a_breakpoint_before_it_is_there(lab, server, consumer, probe):
+    """The caller's other threads run on, and may come to it: without the mark they would get SIGTRAP."""
+    text, _, switch = probe
+    switch(True)
+    mm = find_task(lab.kernel.prog, consumer.pid).mm
+    assert not mm.flags.value_() >> MMF_RECALC_UPROBES & 1     # every task runs the probed file: it has the other mark
+    with lab.stop_at("copy_page_range", task=consumer) as stop:
+        call = consumer.start("process_vm_mmap", server, text.vm_start, pages=text.pages)
+        stop.wait()
+        assert mm.flags.value_() >> MMF_RECALC_UPROBES & 1
+        stop.go_on()
+        call.wait()
+    switch(False)
 
 
 def test_a_clone_of_probed_code_gets_breakpoints_that_come_later(server, consumer, probe):

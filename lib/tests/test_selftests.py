@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date
 
 import pytest
 
-from pvmlab import selftests
+from pvmlab import image, selftests
 from pvmlab.selftests import Case, Difference, Known, Run, differences, page, read, table
 
 TAP = """\
@@ -182,3 +183,16 @@ def test_the_known_differences_are_of_tests_that_are_run():
     for known in selftests.KNOWN:
         assert known.test in {test.command for test in selftests.TESTS} and known.result in selftests.RESULTS
         assert known.kernel in map(selftests.short, selftests.KERNELS[1:]) and known.why.endswith(".")
+
+
+def test_the_table_is_of_the_series_as_they_are():
+    """Whoever adds a patch has to run `make selftests` again."""
+    table = (image.root() / "kernel-patches" / "SELFTESTS.md").read_text()
+    for series in ("v2", "v3"):
+        assert re.search(rf"{series}: Linux \S+{selftests.with_patches(series)}[,;]", table)
+
+
+def test_a_series_that_skips_its_own_test_is_found_out():
+    base = [Case("pvm.moved", "skip"), Case("pvm.merged_by_mprotect", "skip")]
+    assert [d.case for d in selftests.differences("v3", selftests._PVM, base, base)] == ["pvm.moved"]
+    assert selftests.differences("v2", selftests._PVM, base, base) == []

@@ -64,6 +64,17 @@ def test_a_kernels_complaint_counts_before_the_models():
     assert complaints(console) == ["[ 2.0] BUG: KASAN: x"]
 
 
+@pytest.mark.parametrize("line", [
+    "WARNING: CPU: 0 PID: 1 at mm/mmap.c:1", "WARN at lib/maple_tree.c:1, 0", "UBSAN: shift-out-of-bounds in mm/x.c:1:2",
+    "mm/pgtable-generic.c:54: bad pmd 00000000d4e1b2f0(0000000000000001)", "BUG: Bad rss-counter state mm:x val:1",
+    "_swap_info_get: Unused swap offset entry 00000004", "get_swap_device: Bad swap file entry 3800000000000000",
+    "rcu: INFO: rcu_preempt self-detected stall on CPU", "INFO: trying to register non-static key.",
+    "turning off the locking correctness validator.", "watchdog: Watchdog detected hard LOCKUP on cpu 0",
+    "map_count 4 vma iterator 5", "WARNING: suspicious RCU usage", "INFO: task x:1 blocked for more than 120 seconds."])
+def test_what_a_kernel_says_when_something_is_wrong_with_it(line):
+    assert complaints(f"[    1.000000] {line}\n[    2.000000] mix: round 1\n") == [f"[    1.000000] {line}"]
+
+
 def test_the_mix_goes_with_its_model_on_v3():
     with stress.machine("v3") as lab:
         outcome = stress.run(lab, Plan(seed=1, rounds=3, ops=1000))

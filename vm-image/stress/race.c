@@ -26,14 +26,15 @@ static const u64 aligned_at = 0x300000000000;	/* where huge pages of the source 
 
 static struct shared {
 	volatile uint32_t ready, turn, swapping;
-	volatile u64 clones, refused, tag, place;
+	volatile u64 clones, refused, busy, tag, place;
+	volatile u64 done[3];
 	volatile u64 written[PAGES];
 } *shared;
 static char text[1 << 14];
 static long ms;
 static u64 begun;
 
-/* A race, and what has to happen in it: counters of /proc/vmstat, or "refused". */
+/* A race, and what has to happen in it: counters of /proc/vmstat, "refused", or "busy" (with EBUSY). */
 static const struct race {
 	const char *name;
 	void (*run)(void);
@@ -134,6 +135,8 @@ static long call_for(long pid, u64 from, long pages, u64 to, long flags)
 		shared->clones++;
 	else
 		shared->refused++;
+	if (ret == -EBUSY)
+		shared->busy++;
 	return ret;
 }
 
@@ -169,7 +172,9 @@ static void end(long pid)
 
 static long so_far(const char *about)
 {
-	return text_same(about, "refused") ? (long)shared->refused : happened(about);
+	if (text_same(about, "refused"))
+		return shared->refused;
+	return text_same(about, "busy") ? (long)shared->busy : happened(about);
 }
 
 /* What a race is about and did not see yet; NULL: nothing is missing. */
@@ -265,7 +270,7 @@ static void race_kill(void)
 			ret = call_for(victim, source_at, MANY, clone_at, move);
 			if (ret == (long)clone_at)
 				check_filled(clone_at, MANY, TAG);
-			else if (ret != -ESRCH && ret != -EFAULT)
+			else if (ret != -ESRCH && !(move && ret == -EFAULT))	/* moved before */
 				failed("cloning from one who is killed gives %d", ret);
 		} while (ret == (long)clone_at);
 		sys(__NR_wait4, killer, 0, 0, 0);
@@ -319,7 +324,24 @@ static void race_exec(void)
 	end(pid);
 }
 
-/* ---- three clone from one another in a ring, and one of them is killed now and then ------ */
+/* ---- the stack that execve() sets up is asked for: it keeps a pointer to it meanwhile ---- */
+
+static const u64 new_stack = 0x7fffffffe000;	/* STACK_TOP_MAX - PAGE: it is moved to its place later */
+
+static void race_stack(void)
+{
+	long pid = child(0, exec_on);
+
+	while (goes_on()) {
+		long ret = call_for(pid, new_stack, 1, clone_at, PVMMAP_MOVE);
+
+		if (ret != -EBUSY && ret != -EFAULT && ret != -EPERM)
+			failed("moving the stack of one who executes gives %d", ret);
+	}
+	end(pid);
+}
+
+/* ---- three clone from one another in a ring, and are killed after a while ---------------- */
 
 static volatile int *ring;
 
@@ -330,14 +352,32 @@ static void clone_in_a_ring(int me)
 	be_ready();
 	wait_until(&shared->ready, 4);
 	for (int next = (me + 1) % 3;; next = 3 - me - next) {
-		if (clone_of(ring[next], source_at, PAGES, clone_at) == (long)clone_at)
+		long ret = clone_of(ring[next], source_at, PAGES, clone_at);
+
+		if (ret == (long)clone_at)
 			check_filled(clone_at, PAGES, TAG + next * 0x1000);
+		else if (!shared->turn)
+			failed("cloning in a ring gives %d", ret);
+		shared->done[me]++;
 	}
 }
 
 static void ring_0(void) { clone_in_a_ring(0); }
 static void ring_1(void) { clone_in_a_ring(1); }
 static void ring_2(void) { clone_in_a_ring(2); }
+
+/* Each comes on as long as all live: a circle of waiters would end only with the kill. */
+static void wait_for_each_of_the_ring(void)
+{
+	u64 limit = now() + 20000;
+
+	for (int i = 0; i < 3; i++)
+		while (shared->done[i] < 5) {
+			if (now() > limit)
+				failed("one of a ring waits without end");
+			rest(1);
+		}
+}
 
 /* Killed while they wait for a lock or hold it, all three have to be gone soon. */
 static void race_ring(void)
@@ -348,13 +388,16 @@ static void race_ring(void)
 	while (goes_on()) {
 		int status;
 
-		shared->ready = 0;
+		shared->ready = shared->turn = 0;
 		for (int i = 0; i < 3; i++) {
+			shared->done[i] = 0;
 			ring[i] = child(i % 2, lives[i]);
 			wait_until(&shared->ready, i + 1);
 		}
 		be_ready();
 		rest(100);
+		wait_for_each_of_the_ring();
+		shared->turn = 1;
 		for (int i = 0; i < 3; i++)
 			sys(__NR_kill, ring[i], SIGKILL);
 		for (int i = 0; i < 3; i++) {
@@ -1074,13 +1117,14 @@ static const struct race races[] = {
 	{ "writer", race_writer, LEAST, { NULL } },
 	{ "kill", race_kill, LEAST, { "refused" } },
 	{ "exec", race_exec, LEAST, { "refused" } },
+	{ "stack", race_stack, 0, { "busy" } },
 	{ "ring", race_ring, LEAST, { NULL } },
 	{ "swapoff", race_swapoff, LEAST, { "pswpout", "pswpin" } },
 	{ "collapse", race_collapse, LEAST, { "thp_collapse_alloc", "thp_split_pmd" } },
 	{ "compaction", race_compaction, LEAST, { "pgmigrate_success" } },
 	{ "move", race_move, LEAST, { "thp_split_pmd", "pgmigrate_success", "pswpout", "pswpin" } },
 	{ "give", race_give, LEAST, { "thp_fault_alloc", "thp_split_pmd" } },
-	{ "pin", race_pin, LEAST, { "nr_foll_pin_acquired", "refused" } },
+	{ "pin", race_pin, LEAST, { "nr_foll_pin_acquired", "busy" } },
 	{ "truncate", race_truncate, LEAST, { NULL } },
 	{ "poison", race_poison, LEAST, { NULL } },
 	{ "busy", race_busy, LEAST, { NULL } },
