@@ -251,6 +251,10 @@ def _failure(told: str, console: str, plan: Plan, ended: str) -> Failure | None:
 
 # --- looking at a sample from outside ---------------------------------------------------------------------------------
 
+#: The memory cgroup of mix.c's processes.
+_GROUP = "/sys/fs/cgroup/mix"
+#: include/linux/swap.h
+_SWAP_HAS_CACHE = 0x40
 #: Where mix.c leaves its mark in a page.
 _MARKS = (0, 2048, 4088)
 #: Frames that are walked from at most: for each of them all entries are looked through for what the walk missed.
@@ -261,12 +265,15 @@ _WALKS = 100
 class Sample:
     """A world that was looked at from outside.
 
-    pages: read in RAM and compared; walks: reverse-map walks held against the mapcount; failure: the first of the
-    differences, or what the mix found itself; None where all is as the model says.
+    pages: read in RAM and compared; walks: reverse-map walks held against the mapcount; slots: of swap, held against
+    the entries that name them; merged: entries of pages that KSM has; failure: the first of the differences, or what
+    the mix found itself; None where all is as the model says.
     """
 
     pages: int
     walks: int
+    slots: int
+    merged: int
     differences: tuple[str, ...]
     failure: Failure | None
 
@@ -285,7 +292,8 @@ def sample(kernel: str, plan: Plan) -> Sample:
     with machine(kernel) as lab:
         outcome = run(lab, replace(plan, stay=True))
         if outcome.failure:
-            return Sample(0, 0, (outcome.failure.what,), outcome.failure)
+            return Sample(0, 0, 0, 0, (outcome.failure.what,), outcome.failure)
+        lab.reclaim(_GROUP, 4 << 20)                      # it has just read all that it has
         return look_at(lab, outcome.told, plan.seed)
 
 
@@ -300,13 +308,18 @@ def look_at(lab: Lab, told: str, seed: int) -> Sample:
     frames = {(pid, addr): pfn for pid, addr in claims if (pfn := _frame(tasks[pid], addr)) is not None}
     walked = sorted({pfn for pfn in frames.values() if seen.page(pfn).kind in ("anon", "file")})
     walked = walked[::-(-len(walked) // _WALKS) or 1]
+    merged = [at for at, pfn in frames.items() if seen.page(pfn).kind == "ksm"]
+    slots = Counter((pte.swap.type, pte.swap.offset) for mm in seen.mms for pte in mm.entries
+                    if pte.swap and pte.swap.kind == "swap")
     found = [_differs(lab, tasks[at[0]], at[1], claim, frames.get(at)) for at, claim in claims.items()]
     found += [_unknown(tasks[pid], arena, claims) for pid, arena in arenas]
     found += [_lost(seen, pfn) for pfn in walked]
-    found += [_stray(tasks[pid], addr) for (pid, addr), pfn in frames.items() if seen.page(pfn).kind == "ksm"]
+    found += [_stray(tasks[pid], addr) for pid, addr in merged]
+    found += [_miscounted_slot(lab, slot, entries) for slot, entries in slots.items()]
+    found += [_miscounted(seen, task.mm) for task in tasks.values()]
     differences = tuple(filter(None, found))
     failure = Failure(seed, None, differences[0]) if differences else None
-    return Sample(len(frames), len(walked), differences, failure)
+    return Sample(len(frames), len(walked), len(slots), len(merged), differences, failure)
 
 
 def _frame(task, addr: int) -> int | None:
@@ -345,6 +358,27 @@ def _stray(task, addr: int) -> str:
     """Say that a page of KSM's is where ksmd never comes, or "": walks find it where KSM knows of it (v3, 9, 25, 26)."""
     known = "MERGEABLE" in task.mm.vma(addr).flags
     return "" if known else f"{addr:#x} of {task.pid} maps a page of KSM's, in a VMA that is not mergeable"
+
+
+def _miscounted_slot(lab: Lab, slot: tuple[int, int], entries: int) -> str:
+    """Hold a slot's count against the entries that name it (mm/swapfile.c: without SWAP_HAS_CACHE)."""
+    kind, offset = slot
+    users = lab.kernel.prog["swap_info"][kind].swap_map[offset].value_() & ~_SWAP_HAS_CACHE
+    return "" if users == entries else f"slot {offset} of swap counts {users} users, and {entries} entries name it"
+
+
+def _miscounted(seen, mm) -> str:
+    """Hold an mm's own counters against its entries, or "". Zero pages count nowhere."""
+    held = Counter()
+    for pte in mm.entries:
+        if pte.swap:
+            held["swapents"] += pte.swap.kind == "swap"
+            continue
+        kinds = [seen.pages[pfn].kind for pfn in range(pte.pfn, pte.pfn + pte.size // PAGE_SIZE) if pfn in seen.pages]
+        held["rss_anon"] += kinds.count("anon") + kinds.count("ksm")
+    wrong = [f"{name} is {mm.counters[name]}, and it has {held[name]}" for name in ("rss_anon", "swapents")
+             if mm.counters[name] != held[name]]
+    return f"mm {mm.addr:#x}: {wrong[0]}" if wrong else ""
 
 
 # --- the shortest sequence --------------------------------------------------------------------------------------------
@@ -482,8 +516,8 @@ def _counted(found: Race) -> str:
 
 def _sampled(kernel: str, plan: Plan) -> bool:
     found = sample(kernel, plan)
-    say(f"seed {plan.seed}, looked at from outside: {found.pages:,} pages in RAM and {found.walks:,} reverse-map walks "
-        "compared")
+    say(f"seed {plan.seed}, looked at from outside: {found.pages:,} pages in RAM, {found.merged:,} of them merged, "
+        f"{found.slots:,} slots of swap and {found.walks:,} reverse-map walks compared")
     for line in found.differences[:10]:
         say(f"  {line}")
     return found.failure is None or _report(kernel, found.failure, plan) == 0
