@@ -9,6 +9,7 @@ worlds in files of their own.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 
@@ -26,6 +27,7 @@ PAGE = 4096
 #: arch/x86/include/asm/page_64_types.h, with four levels
 TASK_SIZE = (1 << 47) - PAGE
 MADV_DONTDUMP, MLOCK_ONFAULT = 16, 1
+MFD_ALLOW_SEALING, F_ADD_SEALS, F_SEAL_WRITE = 2, 1033, 8
 #: What stays behind: decisions of the source's owner about its own memory.
 OWNERS = {"MERGEABLE", "LOCKED", "LOCKONFAULT", "WIPEONFORK", "DONTCOPY", "UFFD_MISSING", "UFFD_WP", "UFFD_MINOR"}
 
@@ -380,6 +382,30 @@ def test_shared_file_memory_is_the_same_memory(lab, server, consumer, kind):
     assert after.task("consumer").mm.entries.between(dst, dst + 3 * PAGE) == ()
     consumer.write(dst, b"changed!")
     assert server.read(buf + PAGE, 8) == b"changed!"
+
+
+def test_a_clone_can_write_where_its_source_could(server, consumer):
+    """And no more: the source's descriptor is for reading, and the file cannot be had for writing through the clone."""
+    file = server.open("/tmp/file", os.O_RDWR | os.O_CREAT)
+    server.syscall("ftruncate", file, PAGE)
+    buf = server.mmap(pages=1, prot=calls.PROT_READ, fd=server.open("/tmp/file", os.O_RDONLY), flags=calls.MAP_SHARED)
+    dst = consumer.process_vm_mmap(server, buf, pages=1)
+    with expect(errno.EACCES):
+        consumer.mprotect(dst, calls.PROT_READ | calls.PROT_WRITE, pages=1)
+
+
+def test_a_clone_keeps_its_file_from_being_sealed_against_writing(server, consumer):
+    """As every writable mapping of it does, and no longer than it is there."""
+    file = server.syscall("memfd_create", b"file\0", MFD_ALLOW_SEALING)
+    server.syscall("ftruncate", file, PAGE)
+    buf = server.mmap(pages=1, fd=file, flags=calls.MAP_SHARED)
+    dst = consumer.process_vm_mmap(server, buf, pages=1)
+    consumer.process_vm_mmap(server, buf, pages=1, dst_addr=dst, flags=FIXED)
+    server.munmap(buf, pages=1)
+    with expect(errno.EBUSY):
+        server.syscall("fcntl", file, F_ADD_SEALS, F_SEAL_WRITE)
+    consumer.munmap(dst, pages=1)
+    server.syscall("fcntl", file, F_ADD_SEALS, F_SEAL_WRITE)
 
 
 @pytest.mark.parametrize("kind", ["memfd", "tmpfs"])

@@ -480,6 +480,26 @@ def test_what_fixed_replaces_does_not_count(lab, world):
     assert world.consumer.process_vm_mmap(world.server, world.buf, pages=4, dst_addr=old, flags=FIXED) == old
 
 
+@pytest.mark.kernels("v3")
+def test_what_fixed_replaces_makes_room_for_its_charge(world):
+    """v2 gives the old charge back and takes a new one, which a counter that is not exact may refuse."""
+    old = world.consumer.mmap(pages=1024)
+    arguments = overcommit(world, room=0)
+    before = world.proc.committed()
+    with expect(ENOMEM):
+        world.consumer.process_vm_mmap(**arguments)
+    assert world.consumer.process_vm_mmap(**arguments | {"dst_addr": old, "flags": FIXED}) == old
+    assert world.proc.committed() == before
+
+
+def test_what_fixed_replaces_makes_room_for_a_mapping(world):
+    old = world.consumer.mmap(pages=4)
+    arguments = too_many(world, room=-1)
+    with expect(ENOMEM):
+        world.consumer.process_vm_mmap(**arguments)
+    assert world.consumer.process_vm_mmap(**arguments | {"dst_addr": old, "flags": FIXED}) == old
+
+
 @pytest.mark.parametrize("name", LEFT)
 def test_what_a_refusal_leaves(world, answer, name):
     """Three pages of four would go, and one behind them be mapped."""

@@ -230,11 +230,12 @@ def test_a_clone_comes_between_khugepaged_s_look_and_its_collapse(lab, server, c
 @on_both
 def test_khugepaged_collapses_a_clone(lab, server, consumer, small, khugepaged):
     """The clone, at an address that fits, becomes a huge page of its own; the source keeps what it had."""
+    server.madvise(small, calls.MADV_HUGEPAGE, pages=SMALL)         # what the call says to khugepaged has to do
     consumer.process_vm_mmap(server, small, pages=SMALL, dst_addr=ALIGNED, flags=NOREPLACE)
+    server.madvise(small, calls.MADV_NOHUGEPAGE, pages=SMALL)
     consumer.stamp(ALIGNED + SHARED * PAGE, 1, first=SMALL)
     frames = [pte.pfn for pte in lab.look().task("server").mm.entries.between(small, small + SMALL * PAGE)]
     khugepaged()
-    consumer.madvise(ALIGNED, calls.MADV_HUGEPAGE, pages=SMALL)
     assert run_until(lab, lambda: huge(lab, "consumer", ALIGNED))
     after = lab.look()
     ours = after.task("server").mm.entries.between(small, small + SMALL * PAGE)

@@ -306,6 +306,16 @@ def test_pages_of_a_family_are_merged(lab, server, buf, heir):
 
 
 @pytest.mark.kernels("v3")
+def test_merged_pages_are_not_the_sources_alone(lab, server, consumer, buf):
+    """The rule "exclusive" asks before anything is un-merged."""
+    merge(lab, server, buf)
+    lab.rule("exclusive")
+    with expect(errno.EBUSY):
+        consumer.process_vm_mmap(server, buf, pages=PAGES)
+    assert {lab.look().page(pfn).kind for pfn in frames(lab.look(), "server", buf)} == {"ksm"}
+
+
+@pytest.mark.kernels("v3")
 def test_a_signal_ends_the_un_merging(lab, server, consumer, buf):
     """EINTR, for a handler without SA_RESTART; nothing is mapped then."""
     merge(lab, server, buf)
