@@ -190,9 +190,22 @@ def test_the_huge_zero_page_whole(lab, server, consumer, zeros):
     assert server.read(zeros, HUGE) == bytes(HUGE)
 
 
-def test_the_huge_zero_page_outlives_its_source(server, consumer, zeros):
-    dst = consumer.process_vm_mmap(server, zeros, len=HUGE, dst_addr=PLACE + 5 * HUGE, flags=FIXED)
+def test_the_huge_zero_page_outlives_its_source(lab, server, consumer, zeros):
+    outlives(lab, server, consumer, zeros, flags=0)
+
+
+@pytest.mark.kernels("v3")
+def test_the_huge_zero_page_outlives_who_gave_it_away(lab, server, consumer, zeros):
+    outlives(lab, server, consumer, zeros, flags=calls.PVMMAP_MOVE)
+
+
+def outlives(lab, server, consumer, zeros, flags):
+    """Each mm that has it counts as a user, and the shrinker takes it when there is none."""
+    dst = consumer.process_vm_mmap(server, zeros, len=HUGE, dst_addr=PLACE + 5 * HUGE, flags=FIXED | flags)
     server.exit()
+    lab.guest.write_file("/proc/sys/vm/drop_caches", "2")
+    seen = lab.look()
+    assert seen.page(seen.task("consumer").pte(dst).pfn).kind == "huge zero"
     assert consumer.read(dst, HUGE) == bytes(HUGE)
     consumer.exit()
 
