@@ -154,7 +154,8 @@ def test_a_change_in_another_process_is_seen_at_once():
 @pytest.mark.parametrize("name", stress.RACES)
 def test_a_race_ends_well_on_v3(name):
     found = stress.race("v3", name, seconds=1)
-    assert found.failure == "" and found.clones >= (1 if name.startswith("sweep") else 20)
+    least = 1 if name.startswith("sweep") else 0 if name == "stack" else 20      # of an execve() nothing is to be had
+    assert found.failure == "" and found.clones >= least
     assert all(found.saw.values()), found.saw
 
 
