@@ -28,6 +28,7 @@ from . import image
 from .console import complaints
 from .errors import MachineDied, MachineTimeout, SetupError, UsageError
 from .lab import Lab
+from .series import patches
 
 #: The kernels, the unpatched one first; all are built with the same configuration (vm-image/selftests.config).
 KERNELS = ("base-selftests", "v2-selftests", "v3-selftests")
@@ -399,17 +400,19 @@ def on_each(kernels: Sequence[str], test: Test, programs: Path,
     Tests that race or wait for a daemon do not say the same each time, on the unpatched kernel either: what differs
     is run again on all, and counts when something differs again.
     """
-    for attempt in ("", "once more"):
-        runs = {kernel: _kept(kernel, test, programs, output) for kernel in kernels}
-        found = [d for kernel in kernels[1:] for d in _against_base(kernels[0], kernel, test, runs)]
-        if attempt or all(d.why for d in found):
-            break
-        say(f"{test.command}: {found[0].kernel} differs; once more, on all")
+    runs, found = _once_on_each(kernels, test, programs, output)
+    if odd := [d.kernel for d in found if not d.why]:
+        say(f"{test.command}: {odd[0]} differs; once more, on all")
+        runs, found = _once_on_each(kernels, test, programs, output)
     return runs, found
 
 
-def _against_base(base: str, kernel: str, test: Test, runs: Mapping[str, Run]) -> list[Difference]:
-    return differences(short(kernel), test.command, runs[base].cases, runs[kernel].cases)
+def _once_on_each(kernels: Sequence[str], test: Test, programs: Path,
+                  output: Path) -> tuple[dict[str, Run], list[Difference]]:
+    runs = {kernel: _kept(kernel, test, programs, output) for kernel in kernels}
+    base, *others = kernels
+    return runs, [d for kernel in others
+                  for d in differences(short(kernel), test.command, runs[base].cases, runs[kernel].cases)]
 
 
 def _kept(kernel: str, test: Test, programs: Path, output: Path) -> Run:
@@ -443,8 +446,7 @@ def report(kernels: Sequence[str], runs: Mapping[str, Mapping[str, Run]], found:
 
 def with_patches(series: str) -> str:
     """Say how many patches a series has now: ", 7 patches"; nothing of the unpatched kernel."""
-    number = len([*(image.root() / "kernel-patches" / series).glob("0*.patch")]) - 1     # and a cover letter
-    return f", {number} patches" if number > 0 else ""
+    return f", {len(patches(series))} patches" if patches(series) else ""
 
 
 def say(text: str) -> None:

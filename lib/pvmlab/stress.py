@@ -146,8 +146,8 @@ class Race:
 
 
 #: The races of race.c, in its order.
-RACES = ("writer", "kill", "exec", "stack", "ring", "swapoff", "collapse", "compaction", "move", "give", "pin", "truncate",
-         "poison", "busy", "sweep", "sweep-swapped", "sweep-file", "sweep-whole", "sweep-pieces", "sweep-move",
+RACES = ("writer", "kill", "exec", "stack", "ring", "swapoff", "collapse", "compaction", "move", "give", "pin",
+         "truncate", "poison", "busy", "sweep", "sweep-swapped", "sweep-file", "sweep-whole", "sweep-pieces", "sweep-move",
          "sweep-move-swapped", "sweep-move-whole", "sweep-move-pieces")
 #: The race that is arranged from outside.
 OVER_ITSELF = "over-itself"
@@ -355,15 +355,20 @@ def _lost(seen, pfn: int) -> str:
 
 
 def _stray(task, addr: int) -> str:
-    """Say that a page of KSM's is where ksmd never comes, or "": walks find it where KSM knows of it (v3, 9, 25, 26)."""
+    """Say that a page of KSM's is where ksmd never comes, or "": walks find it where KSM knows of it (9, 25, 26)."""
     known = "MERGEABLE" in task.mm.vma(addr).flags
     return "" if known else f"{addr:#x} of {task.pid} maps a page of KSM's, in a VMA that is not mergeable"
 
 
+def slot_users(lab: Lab, kind: int, offset: int) -> int:
+    """Return how many entries name a slot of swap, as the kernel counts (mm/swapfile.c, swap_count())."""
+    return lab.kernel.prog["swap_info"][kind].swap_map[offset].value_() & ~_SWAP_HAS_CACHE
+
+
 def _miscounted_slot(lab: Lab, slot: tuple[int, int], entries: int) -> str:
-    """Hold a slot's count against the entries that name it (mm/swapfile.c: without SWAP_HAS_CACHE)."""
+    """Hold a slot's count against the entries that name it, or ""."""
     kind, offset = slot
-    users = lab.kernel.prog["swap_info"][kind].swap_map[offset].value_() & ~_SWAP_HAS_CACHE
+    users = slot_users(lab, kind, offset)
     return "" if users == entries else f"slot {offset} of swap counts {users} users, and {entries} entries name it"
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import pytest
 
 from pvmlab import calls
+from pvmlab.stress import slot_users
 
 pytestmark = pytest.mark.kernels("v2", "v3")
 
@@ -101,13 +102,8 @@ def test_swapoff_finds_both_sides(lab, server, consumer, buf):
 def test_the_slots_are_given_back(lab, server, consumer, buf):
     [(kind, slot), *_] = entries(lab.look(), "server", buf)
     dst = consumer.process_vm_mmap(server, buf, pages=PAGES)
-    assert users(lab, kind, slot) == 2
+    assert slot_users(lab, kind, slot) == 2
     consumer.munmap(dst, pages=PAGES)
-    assert users(lab, kind, slot) == 1
+    assert slot_users(lab, kind, slot) == 1
     server.munmap(buf, pages=PAGES)
-    assert users(lab, kind, slot) == 0
-
-
-def users(lab, kind, slot):
-    """How many entries name a slot of swap (mm/swapfile.c, swap_count(): without SWAP_HAS_CACHE)."""
-    return lab.kernel.prog["swap_info"][kind].swap_map[slot].value_() & ~0x40
+    assert slot_users(lab, kind, slot) == 0
