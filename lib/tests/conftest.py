@@ -131,6 +131,12 @@ def consumer(server):
     return server.guest.spawn("consumer")
 
 
+def thread_named(lab: Lab, name: str) -> int:
+    """The pid of a thread of the kernel's own."""
+    pids = (pid for pid in range(2, 100) if lab.guest.read_file(f"/proc/{pid}/comm") == f"{name}\n".encode())
+    return next(pids)
+
+
 class Pagemap(NamedTuple):
     """One word of /proc/PID/pagemap (Documentation/admin-guide/mm/pagemap.rst)."""
 

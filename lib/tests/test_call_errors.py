@@ -538,7 +538,7 @@ def test_a_destination_with_userfaultfd_is_replaced(lab, world):
 
 
 def test_nobody_holds_the_memory_of_a_dead_source(lab, kernel, world):
-    """The caller waits until its unmapping was read by whoever monitors it. On v2 it keeps the source's mm meanwhile."""
+    """The caller waits until its unmapping was read by whoever monitors it. v2 keeps the source's mm meanwhile."""
     world.server.touch(world.server.mmap(pages=1000), 1000, write=True)
     dst = world.consumer.mmap(pages=4)
     register(world.consumer, dst, 4, "MISSING", features=UFFD_FEATURE_EVENT_UNMAP)

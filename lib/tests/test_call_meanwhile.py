@@ -13,7 +13,7 @@ import os
 import signal
 
 import pytest
-from conftest import miscounts
+from conftest import miscounts, thread_named
 
 from pvmlab import calls
 from pvmlab.calls import PVMMAP_FIXED as FIXED
@@ -182,12 +182,6 @@ def khugepaged(lab, server):
                             ("scan_sleep_millisecs", 10), ("defrag", 1)):
             lab.guest.write_file(f"{base}/khugepaged/{name}", str(value))
     return start
-
-
-def thread_named(lab, name):
-    """The pid of a thread of the kernel's own."""
-    pids = (pid for pid in range(2, 100) if lab.guest.read_file(f"/proc/{pid}/comm") == f"{name}\n".encode())
-    return next(pids)
 
 
 def huge(lab, task, addr):

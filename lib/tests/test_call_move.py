@@ -198,7 +198,8 @@ def test_a_lock_of_huge_pages_stays_behind(lab, server, consumer, huge):
     server.syscall("mlock", huge, 2 * HUGE)
     assert lab.look().counters["nr_mlock"] == 2 * SMALL
     first = consumer.process_vm_mmap(server, huge, len=HUGE, dst_addr=PLACE, flags=MOVE | NOREPLACE)
-    second = consumer.process_vm_mmap(server, huge + HUGE, len=HUGE, dst_addr=PLACE + HUGE + PAGE, flags=MOVE | NOREPLACE)
+    second = consumer.process_vm_mmap(server, huge + HUGE, len=HUGE, dst_addr=first + HUGE + PAGE,
+                                      flags=MOVE | NOREPLACE)
     after = lab.look()
     assert levels(after, "consumer", first, HUGE) == ["pmd"] and after.counters["nr_mlock"] == 0
     assert numbers(consumer, first, SMALL) + numbers(consumer, second, SMALL) == list(range(1, 2 * SMALL + 1))

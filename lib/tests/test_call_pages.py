@@ -8,7 +8,8 @@ import errno
 import signal
 
 import pytest
-from drgn.helpers.linux.pid import find_task, for_each_task
+from conftest import thread_named
+from drgn.helpers.linux.pid import find_task
 
 from pvmlab import calls
 from pvmlab.calls import PVMMAP_FIXED_NOREPLACE as NOREPLACE
@@ -244,7 +245,7 @@ def moved_in_a_child(lab, groups, server, consumer, buf):
 
 @pytest.mark.parametrize("share", [cloned, cloned_and_swapped, moved_in_a_child])
 def test_pages_are_shared_first_and_merged_then(lab, kernel, groups, server, consumer, buf, share):
-    """On v2 one of them becomes the KSM page where it was shared, too, and no walk comes by there: D6 by another way."""
+    """On v2 one of them becomes the KSM page where it was shared, too, and no walk comes by: D6 by another way."""
     server.stamp(buf, PAGES, first=4711, step=0)
     task, addr = share(lab, groups, server, consumer, buf)
     find_equals(lab, (server, buf))
@@ -272,8 +273,7 @@ def test_ksm_fills_no_entry_that_was_emptied(lab, server, consumer, buf):
     server.stamp(buf, PAGES, first=4711, step=0)
     consumer.process_vm_mmap(server, buf, pages=PAGES)
     server.madvise(buf, calls.MADV_MERGEABLE, pages=PAGES)
-    [ksmd] = [task for task in for_each_task(lab.kernel.prog) if task.comm.string_() == b"ksmd"]
-    server.syscall("sched_setaffinity", ksmd.pid.value_(), 8, (1 << 1).to_bytes(8, "little"))
+    server.syscall("sched_setaffinity", thread_named(lab, "ksmd"), 8, calls.new("unsigned long *", 1 << 1))
     with lab.stop_at("try_to_merge_two_pages") as stop:
         lab.ksm(True)
         stop.wait()
@@ -312,7 +312,8 @@ def test_merged_pages_are_not_the_sources_alone(lab, server, consumer, buf):
     lab.rule("exclusive")
     with expect(errno.EBUSY):
         consumer.process_vm_mmap(server, buf, pages=PAGES)
-    assert {lab.look().page(pfn).kind for pfn in frames(lab.look(), "server", buf)} == {"ksm"}
+    seen = lab.look()
+    assert {seen.page(pfn).kind for pfn in frames(seen, "server", buf)} == {"ksm"}
 
 
 @pytest.mark.kernels("v3")
