@@ -667,13 +667,30 @@ def test_what_is_said_of_a_low_part_stands_beside_it(opened):
     assert checked
 
 
-def test_the_steps_follow_when_what_is_above_grows(opened):
+OBSERVED = """(() => {  // grow in the moment between the next observer's being set and its first call
+    const observe = IntersectionObserver.prototype.observe;
+    IntersectionObserver.prototype.observe = function (what) {
+        observe.call(this, what);
+        IntersectionObserver.prototype.observe = observe;
+        document.querySelector('#above').style.height = '240px';
+    };
+})()"""
+
+
+@pytest.mark.parametrize("grows", ("at rest", "while it is observed anew"))
+def test_the_steps_follow_when_what_is_above_grows(opened, grows):
     """No event says so, and nothing scrolls."""
     tab = opened(f"<div id=above style='height:40px'></div>{saved(SHOWN)}<div style='height:2000px'>")
-    tab.evaluate("document.documentElement.style.overflowAnchor = 'none'; scrollTo(0, 400)")
-    tab.wait_for_function("Math.abs(document.querySelector('.pv-top').getBoundingClientRect().top) < 3")
-    tab.evaluate("document.querySelector('#above').style.height = '240px'")
-    tab.wait_for_function("Math.abs(document.querySelector('.pv-top').getBoundingClientRect().top) < 3", timeout=3000)
+    stuck = "Math.abs(document.querySelector('.pv-top').getBoundingClientRect().top) < 3"
+    tab.evaluate("document.documentElement.style.overflowAnchor = 'none'")
+    if grows != "at rest":
+        tab.evaluate(OBSERVED)
+    tab.evaluate("scrollTo(0, 400)")
+    tab.wait_for_function(stuck)
+    if grows == "at rest":
+        tab.wait_for_timeout(300)
+        tab.evaluate("document.querySelector('#above').style.height = '240px'")
+    tab.wait_for_function(f"document.querySelector('#above').clientHeight === 240 && {stuck}", timeout=10_000)
 
 
 def test_nothing_moves_by_itself(shown):

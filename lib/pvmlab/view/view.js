@@ -723,11 +723,11 @@ function pvmlabView(root, figure, at = figure.start, told = () => {}) {
   function mind() {
     const { top: high, left, right, bottom: low } = top.getBoundingClientRect();
     const margins = [-high, right - innerWidth, low - innerHeight, -left].map((px) => `${Math.ceil(px) + 1}px`);
-    let first = true; // it calls at once, and then when the steps leave the place that they have now
     eye?.disconnect();
+    // It calls at once, and then when the steps leave the place where they stood above: they may have left it before
+    // the first call, which then is the only one, so that what counts is where they are.
     eye = new IntersectionObserver(() => {
-      if (first) { first = false; return; }
-      if (gone()) return;
+      if (gone() || Math.abs(top.getBoundingClientRect().top - high) < 1) return;
       stick();
       mind();
     }, { rootMargin: margins.join(" "), threshold: [0, 0.25, 0.5, 0.75, 1] });
