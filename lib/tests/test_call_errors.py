@@ -621,11 +621,29 @@ def test_a_refusal_gives_back_charge_that_was_not_taken_on_v2(world, refusals, a
 
 # --- what the series change elsewhere ---------------------------------------------------------------------------------
 
-def test_mremap_cannot_grow_hugetlb(world, answer):
+#: What mremap() is asked to do to the vDSO, and what it says to that on the unpatched kernel and on v3: v2 says EFAULT.
+OF_VDSO = {
+    "duplicated": ({"len": 0, "new_len": PAGE}, EINVAL),
+    "grown": ({"pages": 1, "new_pages": 2}, EFAULT),
+    "kept, past its end": ({"pages": 100, "flags": calls.MREMAP_MAYMOVE | calls.MREMAP_DONTUNMAP}, EINVAL),
+}
+
+
+@pytest.mark.kernels("base", "v2", "v3")
+def test_mremap_cannot_grow_hugetlb(world, kernel):
     """EINVAL before v2, and on v3 again."""
     addr = hugetlb_page(world, world.server)
-    with expect(answer((EFAULT, EINVAL))):
+    with expect(EFAULT if kernel == "v2" else EINVAL):
         world.server.mremap(addr, len=HUGE, new_len=2 * HUGE)
+
+
+@pytest.mark.kernels("base", "v2", "v3")
+@pytest.mark.parametrize("how", OF_VDSO)
+def test_mremap_says_of_the_vdso_what_it_said(world, kernel, how):
+    asked, error = OF_VDSO[how]
+    vdso = next(vma for vma in world.lab.look().task("server").mm.vmas if vma.name == "[vdso]")
+    with expect(EFAULT if kernel == "v2" else error):
+        world.server.mremap(vdso.vm_start, **asked)
 
 
 def test_mremap_still_grows_ordinary_memory(world):

@@ -424,3 +424,82 @@ def test_a_clone_of_probed_code_gets_breakpoints_that_come_later(server, consume
     assert consumer.read(dst + at, 1) == bytes([BREAKPOINT])
     switch(False)
     assert consumer.read(dst + at, 1) != bytes([BREAKPOINT])
+
+
+class Counted:
+    """A file of two pages of code and one of data, and a probe in the first that counts its breakpoints in the data."""
+
+    FILE, AT, COUNTER = "/counted", 0x10, 0x20
+    PARTS = {"code": (0, calls.PROT_READ | calls.PROT_EXEC), "more code": (PAGE, calls.PROT_READ | calls.PROT_EXEC),
+             "data": (2 * PAGE, calls.PROT_READ | calls.PROT_WRITE)}
+
+    def __init__(self, lab):
+        self.lab = lab
+        self.opened = {}
+        lab.guest.write_file(self.FILE, b"\x90" * 2 * PAGE + bytes(PAGE))
+        counter = 2 * PAGE + self.COUNTER
+        lab.guest.write_file(f"{TRACING}/uprobe_events", f"p:counted {self.FILE}:{self.AT:#x}({counter:#x})\n")
+
+    def switch(self, on):
+        self.lab.guest.write_file(f"{TRACING}/events/uprobes/counted/enable", "1" if on else "0")
+
+    def map(self, task, part):
+        if task not in self.opened:
+            self.opened[task] = task.syscall("open", self.FILE, 0, 0)
+        offset, prot = self.PARTS[part]
+        return task.mmap(pages=1, prot=prot, flags=calls.MAP_PRIVATE, fd=self.opened[task], offset=offset)
+
+    def breakpoint(self, task, code):
+        return task.read(code + self.AT, 1) == bytes([BREAKPOINT])
+
+    def count(self, task, data):
+        return int.from_bytes(task.read(data + self.COUNTER, 2), "little")
+
+
+@pytest.fixture
+def counted(lab, server):
+    server.syscall("mount", "tracefs", TRACING, "tracefs", 0, None)
+    yield Counted(lab)
+    lab.guest.write_file(f"{TRACING}/uprobe_events", "\n")   # which lets go of all probes, and of their files
+    server.syscall("unlink", Counted.FILE)
+
+
+@pytest.mark.kernels("v3")
+@pytest.mark.parametrize("own", [0, 1, 3], ids=lambda own: f"{own} of its own")
+def test_a_cloned_breakpoint_is_counted_where_its_probe_counts(server, consumer, counted, own):
+    """Each that goes takes one off the counter of its process; where that is 0, it stays, and the probe can never go."""
+    counted.map(server, "data")
+    source, data = counted.map(server, "code"), counted.map(consumer, "data")
+    codes = [counted.map(consumer, "code") for _ in range(own)]
+    counted.switch(True)
+    codes.append(consumer.process_vm_mmap(server, source, pages=1))
+    for on in (True, False, True, False):
+        counted.switch(on)      # which it is already, the first time
+        assert [counted.breakpoint(consumer, code) for code in codes] == [on] * (own + 1)
+        assert counted.breakpoint(server, source) == on
+        assert counted.count(consumer, data) == (own + 1) * on
+
+
+@pytest.mark.kernels("v3")
+@pytest.mark.parametrize("data_first", [True, False])
+def test_a_counter_that_is_mapped_later_counts_the_clone(server, consumer, counted, data_first):
+    source = counted.map(server, "code")
+    counted.switch(True)
+    clone = consumer.process_vm_mmap(server, source, pages=1)
+    if data_first:
+        assert counted.count(consumer, data := counted.map(consumer, "data")) == 1
+    counted.switch(False)
+    assert not counted.breakpoint(consumer, clone)
+    assert counted.count(consumer, data if data_first else counted.map(consumer, "data")) == 0
+
+
+@pytest.mark.kernels("v3")
+def test_what_a_clone_merges_with_is_not_counted_again(lab, server, consumer, counted):
+    code, more, data = counted.map(server, "code"), counted.map(server, "more code"), counted.map(consumer, "data")
+    consumer.process_vm_mmap(server, code, pages=1, dst_addr=PLACE, flags=NOREPLACE)
+    counted.switch(True)
+    consumer.process_vm_mmap(server, more, pages=1, dst_addr=PLACE + PAGE, flags=NOREPLACE)
+    assert lab.look().task("consumer").mm.vma(PLACE).pages == 2
+    assert counted.count(consumer, data) == 1
+    counted.switch(False)
+    assert counted.count(consumer, data) == 0
