@@ -21,6 +21,9 @@ from dataclasses import dataclass, field, replace
 from functools import cache as _once
 from pathlib import Path
 
+from drgn import container_of
+from drgn.helpers.linux.mm import page_to_phys, vmalloc_to_page
+
 from . import image
 from .calls import MAP_PRIVATE, MAP_SHARED, PAGE_SIZE, PVMMAP_FIXED
 from .console import complaints
@@ -254,7 +257,7 @@ def _failure(told: str, console: str, plan: Plan, ended: str) -> Failure | None:
 #: The memory cgroup of mix.c's processes.
 _GROUP = "/sys/fs/cgroup/mix"
 #: include/linux/swap.h
-_SWAP_HAS_CACHE = 0x40
+_SWAP_HAS_CACHE, _COUNT_CONTINUED, _SWAP_MAP_MAX, _SWAP_CONT_MAX = 0x40, 0x80, 0x3e, 0x7f
 #: Where mix.c leaves its mark in a page.
 _MARKS = (0, 2048, 4088)
 #: Frames that are walked from at most: for each of them all entries are looked through for what the walk missed.
@@ -361,8 +364,19 @@ def _stray(task, addr: int) -> str:
 
 
 def slot_users(lab: Lab, kind: int, offset: int) -> int:
-    """Return how many entries name a slot of swap, as the kernel counts (mm/swapfile.c, swap_count())."""
-    return lab.kernel.prog["swap_info"][kind].swap_map[offset].value_() & ~_SWAP_HAS_CACHE
+    """Return how many entries name a slot of swap, as the kernel counts (mm/swapfile.c, swp_swapcount()).
+
+    A byte has not enough room for a slot that many have: the number's higher digits stand at the same place of pages
+    that hang on the page of the byte.
+    """
+    swap_map = lab.kernel.prog["swap_info"][kind].swap_map
+    digit, page, weight = swap_map[offset].value_() & ~_SWAP_HAS_CACHE, vmalloc_to_page(swap_map + offset), 1
+    users, base = digit & ~_COUNT_CONTINUED, _SWAP_MAP_MAX + 1
+    while digit & _COUNT_CONTINUED:
+        page, weight, base = container_of(page.lru.next, "struct page", "lru"), weight * base, _SWAP_CONT_MAX + 1
+        digit = lab._memory.read(page_to_phys(page).value_() + offset % PAGE_SIZE, 1)[0]
+        users += (digit & ~_COUNT_CONTINUED) * weight
+    return users
 
 
 def _miscounted_slot(lab: Lab, slot: tuple[int, int], entries: int) -> str:

@@ -107,3 +107,17 @@ def test_the_slots_are_given_back(lab, server, consumer, buf):
     assert slot_users(lab, kind, slot) == 1
     server.munmap(buf, pages=PAGES)
     assert slot_users(lab, kind, slot) == 0
+
+
+def test_a_slot_that_many_have_is_counted_in_digits(lab, server, consumer, buf):
+    """A byte of the count holds 62; beyond, it is continued elsewhere (mm/swapfile.c, swap_count_continued())."""
+    [(kind, slot), *_] = entries(lab.look(), "server", buf)
+    counts = [slot_users(lab, kind, slot)]
+    clones = []
+    for _ in range(140):
+        clones.append(consumer.process_vm_mmap(server, buf, pages=1))
+        counts.append(slot_users(lab, kind, slot))
+    assert counts == list(range(1, 142))
+    for users, clone in zip(range(140, 0, -1), clones):
+        consumer.munmap(clone, pages=1)
+        assert slot_users(lab, kind, slot) == users
