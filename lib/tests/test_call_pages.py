@@ -487,10 +487,13 @@ def test_a_counter_that_is_mapped_later_counts_the_clone(server, consumer, count
     counted.switch(True)
     clone = consumer.process_vm_mmap(server, source, pages=1)
     if data_first:
-        assert counted.count(consumer, data := counted.map(consumer, "data")) == 1
+        data = counted.map(consumer, "data")
+        assert counted.count(consumer, data) == 1
     counted.switch(False)
     assert not counted.breakpoint(consumer, clone)
-    assert counted.count(consumer, data if data_first else counted.map(consumer, "data")) == 0
+    if not data_first:
+        data = counted.map(consumer, "data")
+    assert counted.count(consumer, data) == 0
 
 
 @pytest.mark.kernels("v3")
