@@ -370,12 +370,14 @@ def slot_users(lab: Lab, kind: int, offset: int) -> int:
     that hang on the page of the byte.
     """
     swap_map = lab.kernel.prog["swap_info"][kind].swap_map
-    digit, page, weight = swap_map[offset].value_() & ~_SWAP_HAS_CACHE, vmalloc_to_page(swap_map + offset), 1
-    users, base = digit & ~_COUNT_CONTINUED, _SWAP_MAP_MAX + 1
+    digit = swap_map[offset].value_() & ~_SWAP_HAS_CACHE
+    users, weight = digit & ~_COUNT_CONTINUED, _SWAP_MAP_MAX + 1
+    page = vmalloc_to_page(swap_map + offset)
     while digit & _COUNT_CONTINUED:
-        page, weight, base = container_of(page.lru.next, "struct page", "lru"), weight * base, _SWAP_CONT_MAX + 1
+        page = container_of(page.lru.next, "struct page", "lru")
         digit = lab._memory.read(page_to_phys(page).value_() + offset % PAGE_SIZE, 1)[0]
         users += (digit & ~_COUNT_CONTINUED) * weight
+        weight *= _SWAP_CONT_MAX + 1
     return users
 
 

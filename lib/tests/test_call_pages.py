@@ -378,14 +378,23 @@ MMF_RECALC_UPROBES = 20    # include/linux/sched/coredump.h
 
 
 @pytest.fixture
-def probe(lab, server):
-    """Puts a uprobe on the first instruction of the tasks' program; returns the offset in its file, and a switch."""
+def define(lab, server):
+    """Defines the uprobe of a test: at an offset of a file, maybe with a counter's; returns its switch."""
     server.syscall("mount", "tracefs", TRACING, "tracefs", 0, None)
+
+    def define(place):
+        lab.guest.write_file(f"{TRACING}/uprobe_events", f"p:probe {place}\n")
+        return lambda on: lab.guest.write_file(f"{TRACING}/events/uprobes/probe/enable", "1" if on else "0")
+    return define
+
+
+@pytest.fixture
+def probe(lab, server, define):
+    """Puts a uprobe on the first instruction of the tasks' program; returns the offset in its file, and a switch."""
     header = lab.guest.read_file("/task", 0, 4096)
     text = next(v for v in lab.look().task("server").mm.vmas if v.name == "/task" and "EXEC" in v.flags)
     offset = int.from_bytes(header[24:32], "little") - text.vm_start + text.vm_pgoff * PAGE     # e_entry
-    lab.guest.write_file(f"{TRACING}/uprobe_events", f"p:probe /task:{offset:#x}\n")
-    return text, offset, lambda on: lab.guest.write_file(f"{TRACING}/events/uprobes/probe/enable", "1" if on else "0")
+    return text, offset, define(f"/task:{offset:#x}")
 
 
 def test_a_breakpoint_in_cloned_code_goes_when_its_probe_does(server, consumer, probe):
@@ -433,15 +442,10 @@ class Counted:
     PARTS = {"code": (0, calls.PROT_READ | calls.PROT_EXEC), "more code": (PAGE, calls.PROT_READ | calls.PROT_EXEC),
              "data": (2 * PAGE, calls.PROT_READ | calls.PROT_WRITE)}
 
-    def __init__(self, lab):
-        self.lab = lab
+    def __init__(self, lab, define):
         self.opened = {}
         lab.guest.write_file(self.FILE, b"\x90" * 2 * PAGE + bytes(PAGE))
-        counter = 2 * PAGE + self.COUNTER
-        lab.guest.write_file(f"{TRACING}/uprobe_events", f"p:counted {self.FILE}:{self.AT:#x}({counter:#x})\n")
-
-    def switch(self, on):
-        self.lab.guest.write_file(f"{TRACING}/events/uprobes/counted/enable", "1" if on else "0")
+        self.switch = define(f"{self.FILE}:{self.AT:#x}({2 * PAGE + self.COUNTER:#x})")
 
     def map(self, task, part):
         if task not in self.opened:
@@ -457,9 +461,8 @@ class Counted:
 
 
 @pytest.fixture
-def counted(lab, server):
-    server.syscall("mount", "tracefs", TRACING, "tracefs", 0, None)
-    yield Counted(lab)
+def counted(lab, server, define):
+    yield Counted(lab, define)
     lab.guest.write_file(f"{TRACING}/uprobe_events", "\n")   # which lets go of all probes, and of their files
     server.syscall("unlink", Counted.FILE)
 

@@ -667,29 +667,28 @@ def test_what_is_said_of_a_low_part_stands_beside_it(opened):
     assert checked
 
 
-OBSERVED = """(() => {  // grow in the moment between the next observer's being set and its first call
+GROW = "document.querySelector('#above').style.height = '240px'"
+#: Arranges that it grows in the moment between the next observer's being set and its first call.
+GROW_OBSERVED = f"""(() => {{
     const observe = IntersectionObserver.prototype.observe;
-    IntersectionObserver.prototype.observe = function (what) {
+    IntersectionObserver.prototype.observe = function (what) {{
         observe.call(this, what);
         IntersectionObserver.prototype.observe = observe;
-        document.querySelector('#above').style.height = '240px';
-    };
-})()"""
+        {GROW};
+    }};
+}})()"""
 
 
-@pytest.mark.parametrize("grows", ("at rest", "while it is observed anew"))
-def test_the_steps_follow_when_what_is_above_grows(opened, grows):
+@pytest.mark.parametrize("before, after", [("", GROW), (GROW_OBSERVED, "")], ids=["at rest", "while observed anew"])
+def test_the_steps_follow_when_what_is_above_grows(opened, before, after):
     """No event says so, and nothing scrolls."""
     tab = opened(f"<div id=above style='height:40px'></div>{saved(SHOWN)}<div style='height:2000px'>")
     stuck = "Math.abs(document.querySelector('.pv-top').getBoundingClientRect().top) < 3"
-    tab.evaluate("document.documentElement.style.overflowAnchor = 'none'")
-    if grows != "at rest":
-        tab.evaluate(OBSERVED)
+    tab.evaluate(f"document.documentElement.style.overflowAnchor = 'none'; {before}")
     tab.evaluate("scrollTo(0, 400)")
     tab.wait_for_function(stuck)
-    if grows == "at rest":
-        tab.wait_for_timeout(300)
-        tab.evaluate("document.querySelector('#above').style.height = '240px'")
+    tab.wait_for_timeout(300)
+    tab.evaluate(after)
     tab.wait_for_function(f"document.querySelector('#above').clientHeight === 240 && {stuck}", timeout=10_000)
 
 
